@@ -1,0 +1,173 @@
+"""``confide client …``: the operator of a department's machine."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from client import config
+from client.errors import ConfigError
+from strategies.console import console, output, print_json
+from strategies.toml import validated
+
+app = typer.Typer(no_args_is_help=True, help="A department's machine: enrol, point at data, take part.")
+dataset_app = typer.Typer(
+    no_args_is_help=True, help="Which data sets this machine offers, and where they lie."
+)
+app.add_typer(dataset_app, name="dataset")
+
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+
+
+@app.command(epilog="Example: confide client init --name north --server fl.example.org:9092 --ca ca.pem")
+def init(
+    name: Annotated[str, typer.Option(help="This department's name.")],
+    server: Annotated[str, typer.Option(help="The coordinator, as host:port.")],
+    ca: Annotated[Path, typer.Option(help="The coordinator's ca.pem, from the platform team.")],
+    json: Json = False,
+) -> None:
+    """Make this machine's key and client.toml; give node.pub to the platform team."""
+    from client.enrol import enrol
+
+    result = enrol(config.directory(), name=name, server=server, ca=ca)
+    if json:
+        print_json(result)
+        return
+    output.print(f"This machine is [bold]{name}[/]. Configuration: {result['config']}")
+    output.print(
+        f"Give {result['public_key']} to the platform team, and read them its fingerprint over the telephone:"
+    )
+    output.print(f"  [bold]{result['fingerprint']}[/]")
+
+
+@dataset_app.command(
+    "add", epilog="Example: confide client dataset add claims-2026 claims.csv --declared-size 12000"
+)
+def dataset_add(
+    name: Annotated[str, typer.Argument(help="The data set's public name.")],
+    path: Annotated[str, typer.Argument(help="File or folder with the data.")],
+    declared_size: Annotated[int, typer.Option(help="The public size: a round number near the real one.")],
+    labels_path: Annotated[str | None, typer.Option(help="Labels of IDX files.")] = None,
+    person: Annotated[
+        str | None, typer.Option(help="Column that identifies a person: one row each is kept.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Offer a data set under a name. Only the name and the declared size are ever public."""
+    absolute = path if path.startswith(("sklearn:", "hf:")) else str(Path(path).expanduser().resolve())
+    if absolute == path or Path(absolute).exists():
+        entry: dict[str, Any] = {"path": absolute, "declared_size": declared_size}
+        entry |= {"labels_path": labels_path and str(Path(labels_path).resolve()), "person": person}
+        config.add_dataset(name, validated(config.DatasetSettings, entry, where=f"dataset {name}"))
+    else:
+        raise ConfigError(f"path = {path}: no such file or folder; correct it")
+    if json:
+        print_json({"dataset": name, "path": absolute, "declared_size": declared_size})
+    else:
+        output.print(f"{name}: {absolute}, declared as {declared_size} records")
+
+
+@dataset_app.command("list", epilog="Example: confide client dataset list --json")
+def dataset_list(json: Json = False) -> None:
+    """List the data sets this machine offers."""
+    settings = config.load_settings()
+    if json:
+        print_json({name: entry.model_dump() for name, entry in settings.dataset.items()})
+        return
+    table = Table("data set", "declared size", "path", title=f"Offered by {settings.name}")
+    for name, entry in settings.dataset.items():
+        table.add_row(name, str(entry.declared_size), entry.path)
+    output.print(table)
+
+
+@app.command(epilog="Example: confide client check run.toml")
+def check(
+    run_file: Annotated[Path, typer.Argument(help="The run file, from the platform team.")],
+    json: Json = False,
+) -> None:
+    """Read this machine's data as a run would, and say what a run would find. Nothing leaves."""
+    from client.data import describe, load
+    from strategies.runfile import load as load_run
+
+    settings = config.load_settings()
+    run = load_run(run_file)
+    data = load(run.data, _entry(settings, run.data.name), name=settings.name)
+    summary = describe(data)
+    if json:
+        print_json(summary)
+        return
+    for key, value in summary.items():
+        output.print(f"{key.replace('_', ' ')}: {value}")
+
+
+@app.command(epilog="Example: confide client evaluate global-model --dataset claims-2026 --own own-model")
+def evaluate(
+    model: Annotated[
+        Path, typer.Argument(help="Folder of a global model (model.safetensors, manifest.json).")
+    ],
+    dataset: Annotated[str, typer.Option(help="The data set's name on this machine.")],
+    own: Annotated[
+        Path | None, typer.Option(help="Folder of the department's own model, to compare with.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure a model on this department's validation split. Local and free: nothing leaves, nothing is spent."""
+    from client.data import load
+    from client.train import measure
+    from models.inputs.schema import DataSettings
+    from models.store import load as load_model
+
+    settings = config.load_settings()
+    entry = _entry(settings, dataset)
+    results = {}
+    for label, folder in (("global", model), ("own", own)):
+        if folder is None:
+            continue
+        network, task, manifest = load_model(folder)
+        description = validated(
+            DataSettings, manifest.get("data") or {}, where=f"{folder / 'manifest.json'}: data"
+        )
+        data = load(description, entry, name=settings.name)
+        split = data.validation if len(data.validation.targets) else data.train
+        results[label] = task.metrics(measure(network, task, split))
+    if json:
+        print_json(results)
+        return
+    table = Table("metric", *results, title=f"{settings.name}: {dataset}, validation split")
+    for metric in results["global"]:
+        table.add_row(metric, *(f"{values.get(metric, float('nan')):.4f}" for values in results.values()))
+    output.print(table)
+
+
+@app.command(epilog="Example: confide client run")
+def run(verbose: Annotated[bool, typer.Option(help="Show what Flower says, too.")] = False) -> None:
+    """Take part in runs until stopped. Runs only the code installed here, never what the server sends."""
+    from client.log import to_file
+    from client.runner import Service, check_connection
+
+    settings = config.load_settings()
+    to_file(verbose=verbose)
+    check_connection(settings)
+    service = Service(settings)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: service.stop())
+    console.print(f"{settings.name}: taking part in runs of {settings.server}; Ctrl-C ends it")
+    service.work()
+    console.print("stopped")
+
+
+def _entry(settings: config.ClientSettings, name: str | None) -> Any:
+    """The data set's entry; raises :class:`ConfigError` with the fix."""
+    from client.site import dataset_entry
+
+    entry = None if name is None else dataset_entry(settings, name)
+    if entry is None:
+        known = ", ".join(settings.dataset) or "none"
+        raise ConfigError(
+            f'data set {name}: not offered here (known: {known}); add it with "confide client dataset add"'
+        )
+    return entry

@@ -1,0 +1,139 @@
+"""``client.toml``: what only this department knows (server, keys, where its data lies).
+
+::
+
+    name = "north"
+    server = "coordinator.example.org:9092"
+    root_certificate = "ca.pem"
+    private_key = "node.key"
+    allow_without_privacy = false
+    threads = 1
+
+    [dataset."claims-2026"]
+    path = "/data/claims.csv"
+    declared_size = 12000
+    person = "patient_id"
+    validation = 0.1
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from client.errors import ConfigError
+from models.files import write_atomic
+from models.inputs.sections import Section
+from strategies.errors import SettingsError
+from strategies.home import room
+from strategies.toml import read_toml, validated
+
+FILE = "client.toml"
+SPLIT_KEY = "split.key"
+
+
+class DatasetSettings(Section):
+    """``[dataset."NAME"]``: where a data set lies here, and the public size it is declared with."""
+
+    path: str
+    declared_size: Annotated[int, Field(ge=1, le=10**12)]
+    labels_path: str | None = None
+    person: str | None = None
+    validation: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+
+
+class ClientSettings(Section):
+    """This department's whole configuration. Paths are relative to the file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")]
+    server: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}$")]
+    root_certificate: str = "ca.pem"
+    private_key: str = "node.key"
+    allow_without_privacy: bool = False
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    dataset: dict[str, DatasetSettings] = {}
+
+    @field_validator("server")
+    @classmethod
+    def _port(cls, value: str) -> str:
+        """A port outside the range is caught here rather than by a socket."""
+        if not 1 <= int(value.rpartition(":")[2]) <= 65_535:
+            raise ValueError("the port must lie in 1 to 65535")
+        return value
+
+
+def directory() -> Path:
+    """Where this department's state lies."""
+    return room("client")
+
+
+def load_settings(path: Path | None = None) -> ClientSettings:
+    """Read ``client.toml``; raises :class:`ConfigError`."""
+    file = path or directory() / FILE
+    try:
+        settings = validated(ClientSettings, read_toml(file), where=str(file))
+    except SettingsError as error:
+        hint = "" if file.exists() else '; make one with "confide client init"'
+        raise ConfigError(f"{error}{hint}") from None
+    here = file.resolve().parent
+    moved: dict[str, Any] = {
+        "root_certificate": str(here / settings.root_certificate),
+        "private_key": str(here / settings.private_key),
+        "dataset": {
+            name: entry.model_copy(
+                update={
+                    "path": _absolute(here, entry.path),
+                    "labels_path": _absolute(here, entry.labels_path),
+                }
+            )
+            for name, entry in settings.dataset.items()
+        },
+    }
+    return settings.model_copy(update=moved)
+
+
+def split_key() -> bytes:
+    """The key of the train/validation split: made once, never changed, never sent."""
+    file = directory() / SPLIT_KEY
+    if not file.exists():
+        write_atomic(file, secrets.token_bytes(32), secret=True)
+    key = file.read_bytes()
+    if len(key) != 32:
+        raise ConfigError(f"{file}: {len(key)} bytes, not 32; restore it from a backup, or the split changes")
+    return key
+
+
+def new_settings(*, name: str, server: str, path: Path | None = None) -> Path:
+    """Write a first ``client.toml``; refuses to replace one. Raises :class:`ConfigError`."""
+    file = path or directory() / FILE
+    if file.exists():
+        raise ConfigError(f"{file}: exists already; edit it, or remove it first")
+    try:
+        validated(ClientSettings, {"name": name, "server": server}, where="client")
+    except SettingsError as error:
+        raise ConfigError(str(error)) from None
+    write_atomic(file, f"name = {json.dumps(name)}\nserver = {json.dumps(server)}\n".encode(), secret=True)
+    return file
+
+
+def add_dataset(name: str, entry: DatasetSettings, path: Path | None = None) -> None:
+    """Append a data set to ``client.toml``; raises :class:`ConfigError` if the name is taken."""
+    file = path or directory() / FILE
+    if name in load_settings(file).dataset:
+        raise ConfigError(f"dataset.{name}: is configured already; edit {file} to change it")
+    lines = [f"\n[dataset.{json.dumps(name)}]"]
+    lines += [
+        f"{field} = {json.dumps(value)}" for field, value in entry.model_dump(exclude_none=True).items()
+    ]
+    write_atomic(file, file.read_bytes() + "\n".join(lines).encode() + b"\n", secret=True)
+
+
+def _absolute(here: Path, path: str | None) -> str | None:
+    """A path of the file, absolute; a bundled set's name is no path."""
+    return (
+        path if path is None or path.startswith(("sklearn:", "hf:")) else str(here / Path(path).expanduser())
+    )

@@ -1,0 +1,57 @@
+"""Confide's command line: each room's commands, mounted; errors printed as one line, exit code 2."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from client.cli import app as client_app
+from client.errors import ClientError
+from models.errors import ModelError
+from models.inputs.errors import DataError
+from privacy.errors import PrivacyError
+from server.cli import run_app, server_app
+from server.errors import ServerError
+from simulations.cli import demo, simulate
+from simulations.partition import PartitionError
+from strategies.console import console
+from strategies.errors import RunStoppedError, StrategyError
+
+EXPECTED = (
+    ClientError,
+    ModelError,
+    PrivacyError,
+    ServerError,
+    DataError,
+    PartitionError,
+    StrategyError,
+    OSError,
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Privacy-preserving federated learning that an organisation can actually trust.",
+    pretty_exceptions_enable=False,
+)
+app.add_typer(client_app, name="client")
+app.add_typer(server_app, name="server")
+app.add_typer(run_app, name="run")
+app.command(epilog="Example: confide simulate examples/digits_cnn.toml --set privacy.epsilon=4")(simulate)
+app.command(epilog="Example: confide demo --json result.json")(demo)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one clear line, never a traceback."""
+    try:
+        app()
+    except (KeyboardInterrupt, RunStoppedError):
+        console.print("stopped")
+        sys.exit(130)
+    except EXPECTED as error:
+        console.print(f"[red]error:[/] {error}", soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

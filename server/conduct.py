@@ -1,0 +1,239 @@
+"""Conducting a run on any engine: rounds, books, the finished model.
+
+The coordinator's app and the simulator both end here, so that what a researcher measures is what
+a federation does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.serverapp import Grid
+from torch import nn
+
+from models.store import describe, save
+from models.task import Task
+from models.vector import load_vector, to_vector
+from privacy.accountants import Epsilon, renyi_epsilon
+from privacy.accounting import epsilon
+from privacy.plan import PrivacyPlan
+from server.evaluation import TestSet
+from server.plots import draw
+from server.runs import RunDirectory, now
+from strategies.agreement import digest, layout_of, model_of, plan_for, read_spec, task_of
+from strategies.errors import RunStoppedError
+from strategies.rounds import RoundReport, Rounds, RunState
+from strategies.settings import RunSettings
+
+Watcher = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(kw_only=True)
+class Books:
+    """Keeps a run's books: an :class:`strategies.rounds.Observer` that writes its directory.
+
+    ``repeatable`` says that an engine may be asked for a round again (seeded simulations); a real
+    run records every attempt before it is made. ``extra`` are arrays an engine adds to checkpoints.
+    """
+
+    directory: RunDirectory
+    task: Task
+    model: nn.Module
+    plan: PrivacyPlan | None
+    test: TestSet | None
+    repeatable: bool
+    watch: Watcher
+    extra: Callable[[], Mapping[str, np.ndarray]] = dict
+    _test_metrics: dict[str, float] = field(default_factory=dict)
+
+    def waiting(self, connected: int, needed: int) -> None:
+        """Tell the watcher."""
+        self.watch({"event": "waiting", "connected": connected, "needed": needed})
+
+    def before_round(self, state: RunState, cohort: tuple[str, ...]) -> None:
+        """Record the attempt where it cannot be repeated."""
+        if not self.repeatable:
+            self.directory.save_checkpoint(state, self.extra())
+        self.watch({"event": "asked", "round": state.round, "departments": list(cohort)})
+
+    def after_round(self, state: RunState, report: RoundReport) -> None:
+        """Record the outcome: checkpoint first, then the line of metrics."""
+        self.directory.save_checkpoint(state, self.extra())
+        if self.test is not None and (report.trained or not self._test_metrics):
+            self._test_metrics = self.test.metrics(self.model, self.task, state.model)
+        row: dict[str, Any] = {
+            "event": "round",
+            "round": report.round,
+            "time": now(),
+            "trained": report.trained,
+            "answered": list(report.answered),
+            "left_out": dict(report.left_out),
+            "abandoned": report.abandoned,
+            "validation": dict(report.validation),
+            "test": self._test_metrics,
+            "leg_seconds": round(report.leg_seconds, 4),
+            "seconds": round(report.seconds, 4),
+            "epsilon_rdp": self.spent_rdp(state),
+        }
+        self.directory.add_metrics(row)
+        self.watch(row)
+
+    def stopped(self) -> bool:
+        """Whether somebody left word in the run's directory."""
+        return self.directory.asked_to_stop()
+
+    def spent_rdp(self, state: RunState) -> dict[str, float]:
+        """Each department's epsilon so far by Renyi accounting: quick, and seldom below the others."""
+        if self.plan is None:
+            return {}
+        plan = self.plan
+        return {
+            name: quick_epsilon(plan, rounds=rounds, metric_releases=state.measured.get(name, 0))
+            for name, rounds in sorted(state.asked.items())
+        }
+
+    def spent(self, state: RunState) -> dict[str, Epsilon]:
+        """What each department may have spent: every round it was asked in counts in full."""
+        if self.plan is None:
+            return {}
+        plan = self.plan
+        return {
+            name: epsilon(
+                plan, rounds=rounds, metric_releases=min(state.measured.get(name, 0), plan.metric_releases)
+            )
+            for name, rounds in sorted(state.asked.items())
+        }
+
+
+def conduct(
+    grid: Grid,
+    directory: RunDirectory,
+    *,
+    test: TestSet | None,
+    repeatable: bool,
+    watch: Watcher,
+    extra: Callable[[], Mapping[str, np.ndarray]] = dict,
+) -> RunState:
+    """Go through all rounds of the run in ``directory``, from its checkpoint if it has one.
+
+    Leaves the model in ``model/`` and the plots in ``plots/``. Raises :class:`RunStoppedError`, and
+    whatever an engine raises; ``run.json`` then says ``stopped`` or ``failed``.
+    """
+    spec = directory.document()["spec"]
+    run, settings = read_spec(spec)
+    task, model = task_of(settings), model_of(settings, seed=_model_seed(directory))
+    layout = layout_of(settings, model, task)
+    if directory.has_checkpoint():
+        state, _ = directory.load_checkpoint()
+    else:
+        vector = to_vector(model)
+        state = RunState(model=vector, control=np.zeros_like(vector) if layout.control else None)
+    books = Books(
+        directory=directory,
+        task=task,
+        model=model,
+        plan=plan_for(settings, declared_size=1_000_000),  # the size is no part of what is spent
+        test=test,
+        repeatable=repeatable,
+        watch=watch,
+        extra=extra,
+    )
+    rounds = Rounds(
+        grid=grid,
+        settings=settings.model_copy(update={"seed": directory.document()["settings"].get("seed")}),
+        run=run,
+        spec=spec,
+        task=task,
+        layout=layout,
+        observer=books,
+    )
+    directory.update(status="running", started=now())
+    try:
+        rounds.go(state)
+        finish(directory, settings, books, state)
+    except (RunStoppedError, KeyboardInterrupt):
+        directory.update(status="stopped", ended=now())
+        raise
+    except BaseException as error:
+        directory.update(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
+        raise
+    watch({"event": "finished"})
+    return state
+
+
+def finish(directory: RunDirectory, settings: RunSettings, books: Books, state: RunState) -> None:
+    """Write the model with its manifest and privacy label, the plots, and the final ``run.json``."""
+    document = directory.document()
+    load_vector(books.model, state.model)
+    spent = {name: epsilon_record(name, figure) for name, figure in books.spent(state).items()}
+    label = privacy_label(settings, list(spent.values()), document["privacy"])
+    manifest = describe(settings.model.name, books.task, settings.model.hyperparameters) | {
+        "name": settings.publish.name or settings.name,
+        "description": settings.publish.description,
+        "run": directory.name,
+        "rounds": state.round,
+        "created": now(),
+        "data": settings.data.public_part(),
+        "privacy": label,
+        "spec_digest": digest(document["spec"]),
+        "versions": document["versions"],
+    }
+    save(directory.model_directory, books.model, manifest=manifest)
+    rows = directory.metrics()
+    trained = [row for row in rows if row["trained"]]
+    abandoned = sum(row["abandoned"] is not None for row in trained)
+    directory.update(
+        status="finished",
+        ended=now(),
+        departments=sorted(state.asked),
+        epsilon=list(spent.values()),
+        result=rows[-1]["test"] or rows[-1]["validation"] if rows else {},
+        rounds_abandoned=abandoned,
+    )
+    draw(directory)
+
+
+def quick_epsilon(plan: PrivacyPlan, *, rounds: int, metric_releases: int) -> float:
+    """Renyi epsilon of part of a plan, the larger of its two compartments: cheap enough for every round."""
+    training = (plan.sampling_rate, plan.noise_multiplier, rounds * plan.steps_per_round)
+    release = (1.0, plan.metric_noise or 1.0, metric_releases if plan.metric_noise else 0)
+    return max(renyi_epsilon((spent,), plan.delta) if spent[2] else 0.0 for spent in (training, release))
+
+
+def epsilon_record(department: str, figure: Epsilon) -> dict[str, Any]:
+    """A department's epsilon as results print it."""
+    return {
+        "department": department,
+        "opacus_rdp": figure.opacus_rdp,
+        "opacus_prv": figure.opacus_prv,
+        "pld": figure.pld,
+    }
+
+
+def privacy_label(settings: RunSettings, spent: list[dict[str, Any]], private: str) -> dict[str, Any]:
+    """What a model's manifest says of its privacy."""
+    privacy = settings.privacy
+    if not privacy.on:
+        return {"mode": "off", "statement": "trained WITHOUT differential privacy"}
+    return {
+        "mode": privacy.mode,
+        "unit": privacy.unit,
+        "adjacency": "zero-out",
+        "delta": privacy.delta,
+        "departments": spent,
+        "noise_multiplier": privacy.noise_multiplier,
+        "metric_noise": privacy.metric_noise,
+        "max_grad_norm": privacy.max_grad_norm,
+        "sampling_rate": settings.training.sampling_rate,
+        "statement": private,
+    }
+
+
+def _model_seed(directory: RunDirectory) -> int:
+    """The seed of the initial model: the run's own, else its name's digest, so that a resumed run agrees."""
+    document = directory.document()
+    seed = document["settings"].get("seed")
+    return int(seed) if seed is not None else int(digest(document["name"])[:12], 16)

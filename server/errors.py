@@ -1,0 +1,30 @@
+"""What can go wrong on the coordinator.
+
+::
+
+    ServerError
+    ├── PkiError        certificates or keys cannot be made or used
+    ├── PortInUseError       the address is taken
+    ├── ControlError    the coordinator's control interface refused or cannot be reached
+    └── RunError        a run directory is missing, damaged, or in the wrong state
+"""
+
+
+class ServerError(Exception):
+    """Root of this room's errors."""
+
+
+class PkiError(ServerError):
+    """Certificates or keys cannot be made or used."""
+
+
+class PortInUseError(ServerError):
+    """The address is taken by another program."""
+
+
+class ControlError(ServerError):
+    """The control interface refused, or cannot be reached."""
+
+
+class RunError(ServerError):
+    """A run directory is missing, damaged, or in the wrong state."""

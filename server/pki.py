@@ -1,0 +1,156 @@
+"""The coordinator's certificates: one authority, one server certificate, made in one step."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from models.errors import ModelError
+from models.files import write_atomic
+from server.errors import PkiError
+
+AUTHORITY_DAYS = 3650
+SERVER_DAYS = 398  # what browsers and auditors accept at most
+RENEW_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Pki:
+    """Paths of the authority's and the server's certificates and keys (PEM)."""
+
+    directory: Path
+
+    @property
+    def authority(self) -> Path:
+        """The authority's certificate: what every department gets."""
+        return self.directory / "ca.pem"
+
+    @property
+    def authority_key(self) -> Path:
+        """The authority's private key."""
+        return self.directory / "ca.key"
+
+    @property
+    def certificate(self) -> Path:
+        """The server's certificate."""
+        return self.directory / "server.pem"
+
+    @property
+    def key(self) -> Path:
+        """The server's private key."""
+        return self.directory / "server.key"
+
+
+def ensure(directory: Path, hosts: Sequence[str]) -> Pki:
+    """The PKI of ``directory``: made if absent, its server certificate renewed when due.
+
+    ``hosts`` are the names and IP addresses departments connect to. Raises :class:`PkiError`.
+    """
+    pki = Pki(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not pki.authority.exists():
+            _make_authority(pki)
+        if not _covers(pki, hosts):
+            _make_server(pki, hosts)
+    except (OSError, ValueError, ModelError) as error:
+        raise PkiError(f"{directory}: certificates cannot be made or read: {error}") from None
+    return pki
+
+
+def _make_authority(pki: Pki) -> None:
+    """A self-signed authority that may sign server certificates only."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Confide federation authority")])
+    usage = x509.KeyUsage(
+        key_cert_sign=True,
+        crl_sign=True,
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    certificate = (
+        _builder(name, name, key.public_key(), AUTHORITY_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    write_atomic(pki.authority_key, _private_pem(key), secret=True)
+    write_atomic(pki.authority, certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _make_server(pki: Pki, hosts: Sequence[str]) -> None:
+    """A server certificate for ``hosts``."""
+    authority_key = serialization.load_pem_private_key(pki.authority_key.read_bytes(), None)
+    authority = x509.load_pem_x509_certificate(pki.authority.read_bytes())
+    if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
+        raise PkiError(f"{pki.authority_key}: not an elliptic-curve key; remove the folder to start anew")
+    key = ec.generate_private_key(ec.SECP384R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
+    certificate = (
+        _builder(subject, authority.subject, key.public_key(), SERVER_DAYS)
+        .add_extension(x509.SubjectAlternativeName([_alternative(host) for host in hosts]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
+        )
+        .sign(authority_key, hashes.SHA384())
+    )
+    write_atomic(pki.key, _private_pem(key), secret=True)
+    write_atomic(pki.certificate, certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    """What every certificate has."""
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))  # clocks differ a little
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _covers(pki: Pki, hosts: Sequence[str]) -> bool:
+    """Whether the present server certificate names every host and is not about to expire."""
+    if not (pki.certificate.exists() and pki.key.exists()):
+        return False
+    certificate = x509.load_pem_x509_certificate(pki.certificate.read_bytes())
+    if certificate.not_valid_after_utc < datetime.now(UTC) + timedelta(days=RENEW_DAYS):
+        return False
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return all(_alternative(host) in names for host in hosts)
+
+
+def _alternative(host: str) -> x509.GeneralName:
+    """A host as certificates write it."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as PEM; the file's mode protects it."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

@@ -1,0 +1,164 @@
+"""``confide demo``: departments of one organisation train a digit reader together, for real.
+
+One coordinator and five departments as separate processes on loopback (TLS, registered and
+authenticated SuperNodes), then the same run's baselines, simulated on the public copy.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from server.cli import follow_run, launch, show_forecast
+from server.planning import create, forecast, prepare
+from server.runs import RunDirectory
+from simulations.departments import Bench, bench
+from simulations.federation import Federation, FederationError, Member, tail
+from simulations.simulate import headline, measured_on, run_baselines, score_directory
+from strategies.console import console, step
+from strategies.progress import run_progress
+from strategies.runfile import parse
+from strategies.settings import RunSettings
+
+DATASET = "digits"
+DEPARTMENTS = ("north", "south", "east", "west", "centre")
+TEST_SHARE = 0.2
+DEADLINE_SECONDS = 60.0
+
+RUN: dict[str, Any] = {
+    "name": "demo",
+    "model": {"name": "cnn"},
+    "training": {"rounds": 15, "local_steps": 8, "sampling_rate": 0.25, "learning_rate": 1.0},
+    "privacy": {"epsilon": 8.0, "delta": 1e-5, "max_grad_norm": 1.0, "metrics": "off"},
+    "strategy": {"min_departments": len(DEPARTMENTS), "quorum": 0.8, "deadline": DEADLINE_SECONDS},
+}
+
+
+def run_demo(keep: Path | None = None) -> dict[str, Any]:
+    """Run the demo; returns the figures that ``--json`` writes.
+
+    State goes to ``keep``, or to a temporary directory of which only the run remains.
+    """
+    begin = time.monotonic()
+    with workspace(keep) as folder:
+        with step("dealing scikit-learn's digits out to five departments"):
+            members, test = deal_out(folder / "data")
+        settings = prepare(run_settings(test), real=True)
+        show_forecast(settings, forecast(settings, declared_size=min(m.declared_size for m in members)))
+        with step(f"starting a coordinator and {len(members)} departments (TLS, own processes, own state)"):
+            federation = Federation(directory=folder, members=members)
+            federation.__enter__()
+        try:
+            directory = _federate(federation, settings)
+        finally:
+            with step("stopping everything that was started"):
+                federation.stop()
+        public = public_copy(members, settings)
+        with console.status("simulating the baselines on the public copy") as status:
+            compared = run_baselines(
+                settings,
+                public,
+                directory.path / "baselines",
+                lambda row: status.update(f"baseline on the public copy: {row['name']}"),
+            )
+        return _result(directory, public, compared, settings, time.monotonic() - begin)
+
+
+def run_settings(test: Path) -> RunSettings:
+    """The demo's run: what its run file would say."""
+    data = {
+        "name": DATASET,
+        "kind": "image",
+        "image": {"shape": [1, 8, 8], "bounds": [0, 16]},
+        "classes": [str(digit) for digit in range(10)],
+        "test": {"path": str(test)},
+    }
+    return parse(RUN | {"data": data}, where="demo")
+
+
+def deal_out(folder: Path) -> tuple[list[Member], Path]:
+    """Write each department's file and the coordinator's public test file."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - slow to import
+
+    folder.mkdir(parents=True)
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    cut = round(len(order) * (1 - TEST_SHARE))
+    test = folder / "test.npz"
+    np.savez(test, x=images[order[cut:]].astype(np.float32), y=labels[order[cut:]])
+    members = []
+    for name, rows in zip(DEPARTMENTS, np.array_split(order[:cut], len(DEPARTMENTS)), strict=True):
+        path = folder / f"{name}.npz"
+        np.savez(path, x=images[rows].astype(np.float32), y=labels[rows])
+        members.append(Member(name=name, dataset=DATASET, path=path, declared_size=len(rows)))
+    return members, test
+
+
+def public_copy(members: list[Member], settings: RunSettings) -> Bench:
+    """The same departments as a simulation sees them, for the baselines."""
+    data = settings.data.model_copy(
+        update={
+            "departments": {member.name: str(member.path) for member in members},
+            "declared_sizes": {member.name: member.declared_size for member in members},
+        }
+    )
+    return bench(settings.model_copy(update={"data": data}))
+
+
+@contextmanager
+def workspace(keep: Path | None) -> Iterator[Path]:
+    """The demo's state: in ``keep``, which must be new, or in a new temporary directory."""
+    if keep is not None:
+        keep.mkdir(parents=True)
+        yield keep.resolve()
+        return
+    yield Path(tempfile.mkdtemp(prefix="confide-demo-"))
+
+
+def _federate(federation: Federation, settings: RunSettings) -> RunDirectory:
+    """Go through the run on the real federation."""
+    runs = federation.place.directory / "runs"
+    runs.mkdir(exist_ok=True)
+    directory = create(settings, runs, engine="federation")
+    directory.update(sizes={member.name: member.declared_size for member in federation.members})
+    title = f"{len(federation.members)} departments train together on Flower"
+    with run_progress(title, settings.training.rounds) as progress:
+        launch(directory, federation.control.start(directory.name))
+        status = follow_run(directory, progress)
+    if status != "finished":
+        log = tail(federation.place.directory / "worker.log")
+        raise FederationError(f"the run ended as {status}: {directory.document().get('error', log)}")
+    return directory
+
+
+def _result(
+    directory: RunDirectory, public: Bench, compared: dict[str, Any], settings: RunSettings, seconds: float
+) -> dict[str, Any]:
+    """The figures of the demo."""
+    document, rows = directory.document(), directory.metrics()
+    federated = score_directory(directory, public)
+    metric = headline(federated)
+    return {
+        "metric": metric,
+        metric: {
+            "federated": federated[metric],
+            "federated_nonprivate": compared["federated_nonprivate"][metric],
+            "alone": [scores[metric] for scores in compared["alone"]],
+            "untrained": compared["untrained"][metric],
+        },
+        "measured_on": measured_on(public),
+        "epsilon": document["epsilon"],
+        "delta": settings.privacy.delta,
+        "privacy": document["privacy"],
+        "rounds": sum(row["trained"] and not row["abandoned"] for row in rows),
+        "seconds": round(seconds, 1),
+        "leg_seconds_median": round(statistics.median(row["leg_seconds"] for row in rows), 3),
+        "run_dir": str(directory.path),
+    }

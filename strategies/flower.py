@@ -1,0 +1,202 @@
+"""The one place that touches Flower's internals.
+
+Flower 1.41 starts a fresh process per message and lets a SuperNode run whatever bundle the
+server hands it. Confide runs its *own, installed* apps instead: a warm process takes the place
+of ``flower-superexec``, acquires tasks from the Runtime API and never opens the bundle. That API
+is internal to Flower, hence the narrow version range in ``pyproject.toml`` and the contract test
+that fails loudly when Flower moves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.common.constant import SubStatus
+from flwr.common.serde import context_from_proto, run_from_proto
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest
+from flwr.proto.runtime_pb2 import PushTaskOutputRequest as TaskOutput
+from flwr.serverapp import Grid
+from flwr.supercore.app_utils import start_parent_process_monitor
+from flwr.supercore.auth import load_superexec_auth_secret
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
+from flwr.supernode import start_client_internal
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+logger = logging.getLogger("confide.flower")
+
+CLIENT_TASK = "flwr-clientapp"
+SERVER_TASK = "flwr-serverapp"
+ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+IDLE_SECONDS = 1.0
+ACTIVE_IDLE_SECONDS = 0.2
+ACTIVE_SECONDS = 60.0
+REPLY_SECONDS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where a SuperNode or SuperLink offers its Runtime API, and the secret to take tasks."""
+
+    address: str
+    secret_file: str
+    root_certificates: bytes | None = None
+    component: str = "confide"
+    _retries: Any = field(default_factory=make_simple_http_retry_invoker, repr=False)
+
+    def client(self, *, token: str | None = None) -> RuntimeHttpClient:
+        """A client: with ``token`` for one task, without to acquire tasks."""
+        interceptors: list[Any] = [RuntimeVersionHttpInterceptor(component_name=self.component)]
+        if token is None:
+            secret = load_superexec_auth_secret(secret_file=self.secret_file)
+            if secret is None:
+                raise ValueError(f"{self.secret_file}: holds no secret")
+            interceptors.append(
+                SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({ACQUIRE}))
+            )
+        else:
+            interceptors.append(RuntimeTokenHttpInterceptor(token))
+        return RuntimeHttpClient.from_server_address(
+            server_address=self.address,
+            insecure=self.root_certificates is None,
+            root_certificates=self.root_certificates,
+            interceptors=interceptors,
+            retry_invoker=self._retries,
+        )
+
+
+def acquire(client: RuntimeHttpClient, task: str) -> str | None:
+    """The token of a waiting task of type ``task``, or None."""
+    reply = client.AcquireTask(AcquireTaskRequest(supported_task_types=[task], agentapp_fab_hashes=[]))
+    return reply.token if reply.HasField("task") and reply.token else None
+
+
+@contextmanager
+def _heartbeat(client: RuntimeHttpClient) -> Iterator[None]:
+    """Tell the Runtime API that the task is alive."""
+    sender = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    sender.start()
+    try:
+        yield
+    finally:
+        if sender.is_running:
+            sender.stop()
+
+
+def execute_client_task(runtime: Runtime, token: str, app: Callable[[Message, Context], Message]) -> None:
+    """Run one client task with *our* app; the bundle that came with it is dropped unopened."""
+    client = runtime.client(token=token)
+    try:
+        with _heartbeat(client):
+            message, context, _run, _bundle = pull_task_input(client)
+            reply = app(message, context)
+            push_message(client, reply, context)
+            push_task_output(client=client, context=context, sub_status=SubStatus.COMPLETED, details="")
+    finally:
+        client.close()
+
+
+def execute_server_task(runtime: Runtime, token: str, app: Callable[[Grid, Context], None]) -> None:
+    """Run one server task with *our* app; the submitted bundle is dropped unopened.
+
+    The run configuration comes from the overrides of the run alone, for the same reason.
+    """
+    grid = HttpGrid(
+        runtime_api_address=runtime.address,
+        insecure=runtime.root_certificates is None,
+        root_certificates=runtime.root_certificates,
+        token=token,
+    )
+    client = grid._runtime_client
+    status, details = SubStatus.FAILED, "the run failed; see its log on the coordinator"
+    try:
+        with _heartbeat(client):
+            reply = client.PullTaskInput(PullTaskInputRequest())
+            TaskIdentity.task_id = reply.task_id
+            TaskIdentity.run_id = reply.run.run_id
+            TaskIdentity.node_id = reply.context.node_id
+            run = run_from_proto(reply.run)
+            context = context_from_proto(reply.context)
+            context.run_config = dict(run.override_config)
+            grid.set_run(run)
+            try:
+                app(grid, context)
+                status, details = SubStatus.COMPLETED, ""
+            finally:
+                client.PushTaskOutput(TaskOutput(sub_status=status, details=details))
+    finally:
+        grid.close()
+
+
+def departments(grid: Grid) -> dict[int, str]:
+    """Connected nodes: node id -> the name it was registered with, or ``node-<id>``."""
+    return {node.node_id: getattr(node, "name", "") or f"node-{node.node_id}" for node in grid.get_nodes()}
+
+
+def assume_identity(*, run: int, node: int) -> None:
+    """Give messages made in this process an origin, as Flower's engines do."""
+    TaskIdentity.task_id = 1
+    TaskIdentity.run_id = run
+    TaskIdentity.node_id = node
+
+
+@dataclass(frozen=True)
+class Wakeups:
+    """Events by which the two threads of a department's process wait for each other, instead of polling."""
+
+    arrived: threading.Event = field(default_factory=threading.Event)
+    replied: threading.Event = field(default_factory=threading.Event)
+
+
+def quicken_supernode() -> Wakeups:
+    """Replace the SuperNode's sleeps, three seconds when idle as shipped: they dominate a message leg.
+
+    Idle, it asks the SuperLink every second; for a minute after a message five times a second.
+    While a task runs it waits for the reply itself.
+    """
+    wakeups = Wakeups()
+    last_message = [-ACTIVE_SECONDS]
+    pull = start_client_internal._pull_and_store_message
+
+    def pull_and_tell(**arguments: Any) -> int | None:
+        run = pull(**arguments)
+        if run is not None:
+            last_message[0] = time.monotonic()
+            wakeups.replied.clear()
+            wakeups.arrived.set()
+        return run
+
+    def sleep(wanted: float) -> None:
+        if wanted < 1:  # waiting for the reply to a message, or for its objects
+            wakeups.replied.wait(REPLY_SECONDS)
+            return
+        active = time.monotonic() - last_message[0] < ACTIVE_SECONDS
+        time.sleep(min(wanted, ACTIVE_IDLE_SECONDS if active else IDLE_SECONDS))
+
+    start_client_internal._pull_and_store_message = pull_and_tell
+    start_client_internal.time = SimpleNamespace(  # type: ignore[attr-defined]  # the module's own name for `time`
+        sleep=sleep, time=time.time
+    )
+    return wakeups
+
+
+def stop_with_parent() -> None:
+    """Leave when the process that started this one is gone."""
+    start_parent_process_monitor(os.getppid())

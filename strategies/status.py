@@ -1,0 +1,18 @@
+"""The fixed list of things a department may say besides its vector."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Everything a department may say besides its vector."""
+
+    OK = "ok"
+    BAD_MESSAGE = "bad-message"
+    UNKNOWN_DATASET = "unknown-dataset"
+    DATA_UNUSABLE = "data-unusable"
+    REFUSED_BY_POLICY = "refused-by-policy"
+    ROUND_ALREADY_ANSWERED = "round-already-answered"
+    STATE_NOT_DURABLE = "state-not-durable"
+    TRAINING_FAILED = "training-failed"
