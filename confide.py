@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import typer
+from rich.markup import escape
 
 from client.cli import app as client_app
 from client.errors import ClientError
@@ -49,7 +50,7 @@ def main() -> None:
         console.print("stopped")
         sys.exit(130)
     except EXPECTED as error:
-        console.print(f"[red]error:[/] {error}", soft_wrap=True)
+        console.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
 
 

@@ -170,9 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
     parser.add_argument("--quick", action="store_true", help="2 s a setting instead of 15, batch 64 only")
-    parser.add_argument(
-        "--compile", action="store_true", help="also measure compiled vmap (minutes to compile)"
-    )
+    parser.add_argument("--compile", action="store_true", help="also measure compiled vmap (minutes to compile)")
     parser.add_argument("--models", default="cnn,lstm,gru,transformer,mlp,linear", help="comma-separated")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -182,9 +180,7 @@ def main() -> None:
         2.0 if options.quick else 15.0,
         compile=options.compile,
     )
-    shown = Table(
-        "model", "batch", "method", "ms", "/ plain", "/ hooks", "bar", title="One DP-SGD step, CPU ms"
-    )
+    shown = Table("model", "batch", "method", "ms", "/ plain", "/ hooks", "bar", title="One DP-SGD step, CPU ms")
     for row in rows:
         bar = BARS.get(row.model) if row.chosen else None
         verdict = "" if bar is None else f"<= {bar} {'met' if row.ratio_to_plain <= bar else 'MISSED'}"

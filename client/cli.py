@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from client import config
@@ -58,17 +59,18 @@ def dataset_add(
     json: Json = False,
 ) -> None:
     """Offer a data set under a name. Only the name and the declared size are ever public."""
-    absolute = path if path.startswith(("sklearn:", "hf:")) else str(Path(path).expanduser().resolve())
-    if absolute == path or Path(absolute).exists():
-        entry: dict[str, Any] = {"path": absolute, "declared_size": declared_size}
-        entry |= {"labels_path": labels_path and str(Path(labels_path).resolve()), "person": person}
-        config.add_dataset(name, validated(config.DatasetSettings, entry, where=f"dataset {name}"))
-    else:
-        raise ConfigError(f"path = {path}: no such file or folder; correct it")
+    absolute = path
+    if not path.startswith(("sklearn:", "hf:")):
+        absolute = str(Path(path).expanduser().resolve())
+        if not Path(absolute).exists():
+            raise ConfigError(f"path = {path}: no such file or folder; correct it")
+    entry: dict[str, Any] = {"path": absolute, "declared_size": declared_size}
+    entry |= {"labels_path": labels_path and str(Path(labels_path).resolve()), "person": person}
+    config.add_dataset(name, validated(config.DatasetSettings, entry, where=f"dataset {name}"))
     if json:
         print_json({"dataset": name, "path": absolute, "declared_size": declared_size})
     else:
-        output.print(f"{name}: {absolute}, declared as {declared_size} records")
+        output.print(escape(f"{name}: {absolute}, declared as {declared_size} records"))
 
 
 @dataset_app.command("list", epilog="Example: confide client dataset list --json")
@@ -80,7 +82,7 @@ def dataset_list(json: Json = False) -> None:
         return
     table = Table("data set", "declared size", "path", title=f"Offered by {settings.name}")
     for name, entry in settings.dataset.items():
-        table.add_row(name, str(entry.declared_size), entry.path)
+        table.add_row(escape(name), str(entry.declared_size), escape(entry.path))
     output.print(table)
 
 
@@ -101,7 +103,7 @@ def check(
         print_json(summary)
         return
     for key, value in summary.items():
-        output.print(f"{key.replace('_', ' ')}: {value}")
+        output.print(escape(f"{key.replace('_', ' ')}: {value}"))
 
 
 @app.command(epilog="Example: confide client evaluate global-model --dataset claims-2026 --own own-model")
@@ -115,7 +117,7 @@ def evaluate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Measure a model on this department's validation split. Local and free: nothing leaves, nothing is spent."""
+    """Measure a model on this department's validation split: local, and nothing is spent."""
     from client.data import load
     from client.train import measure
     from models.inputs.schema import DataSettings

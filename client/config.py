@@ -23,7 +23,7 @@ import secrets
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from client.errors import ConfigError
 from models.files import write_atomic
@@ -39,6 +39,8 @@ SPLIT_KEY = "split.key"
 class DatasetSettings(Section):
     """``[dataset."NAME"]``: where a data set lies here, and the public size it is declared with."""
 
+    model_config = ConfigDict(strict=True)
+
     path: str
     declared_size: Annotated[int, Field(ge=1, le=10**12)]
     labels_path: str | None = None
@@ -49,13 +51,15 @@ class DatasetSettings(Section):
 class ClientSettings(Section):
     """This department's whole configuration. Paths are relative to the file."""
 
+    model_config = ConfigDict(strict=True)
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")]
     server: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}$")]
     root_certificate: str = "ca.pem"
     private_key: str = "node.key"
     allow_without_privacy: bool = False
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    dataset: dict[str, DatasetSettings] = {}
+    dataset: dict[str, DatasetSettings] = Field(default={})
 
     @field_validator("server")
     @classmethod
@@ -107,17 +111,13 @@ def split_key() -> bytes:
     return key
 
 
-def new_settings(*, name: str, server: str, path: Path | None = None) -> Path:
-    """Write a first ``client.toml``; refuses to replace one. Raises :class:`ConfigError`."""
-    file = path or directory() / FILE
-    if file.exists():
-        raise ConfigError(f"{file}: exists already; edit it, or remove it first")
+def first_settings(*, name: str, server: str) -> bytes:
+    """The content of a first ``client.toml``. Raises :class:`ConfigError`."""
     try:
         validated(ClientSettings, {"name": name, "server": server}, where="client")
     except SettingsError as error:
         raise ConfigError(str(error)) from None
-    write_atomic(file, f"name = {json.dumps(name)}\nserver = {json.dumps(server)}\n".encode(), secret=True)
-    return file
+    return f"name = {_toml(name)}\nserver = {_toml(server)}\n".encode()
 
 
 def add_dataset(name: str, entry: DatasetSettings, path: Path | None = None) -> None:
@@ -125,11 +125,18 @@ def add_dataset(name: str, entry: DatasetSettings, path: Path | None = None) -> 
     file = path or directory() / FILE
     if name in load_settings(file).dataset:
         raise ConfigError(f"dataset.{name}: is configured already; edit {file} to change it")
-    lines = [f"\n[dataset.{json.dumps(name)}]"]
-    lines += [
-        f"{field} = {json.dumps(value)}" for field, value in entry.model_dump(exclude_none=True).items()
-    ]
-    write_atomic(file, file.read_bytes() + "\n".join(lines).encode() + b"\n", secret=True)
+    lines = ["", f"[dataset.{_toml(name)}]"]
+    lines += [f"{field} = {_toml(value)}" for field, value in entry.model_dump(exclude_none=True).items()]
+    try:
+        added = "\n".join([*lines, ""]).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"dataset {name!r}: a name or path is not UTF-8; rename it") from None
+    write_atomic(file, file.read_bytes() + added, secret=True)
+
+
+def _toml(value: str | float) -> str:
+    """A value as TOML writes it: as JSON does, but without surrogate pairs and the delete character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _absolute(here: Path, path: str | None) -> str | None:

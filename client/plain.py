@@ -49,6 +49,7 @@ class PlainTrainer:
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             if correction is not None:
                 for parameter, extra in zip(parameters, correction(parameters), strict=True):
-                    parameter.grad = extra if parameter.grad is None else parameter.grad + extra
+                    # Never the correction itself: the next zero_grad would write into it.
+                    parameter.grad = extra.clone() if parameter.grad is None else parameter.grad + extra
             optimizer.step()
         return self._training.local_steps

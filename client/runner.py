@@ -62,9 +62,11 @@ def check_connection(settings: ClientSettings) -> None:
     host = host.strip("[]")
     context = ssl.create_default_context(cafile=str(certificate))
     try:
-        with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as plain:
-            with context.wrap_socket(plain, server_hostname=host):
-                return
+        with (
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return
     except ssl.SSLCertVerificationError as error:
         raise NotTrustedError(
             f"server = {settings.server}: its certificate is refused ({error.verify_message}); "

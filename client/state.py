@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from client.errors import RefusalError
@@ -65,7 +66,9 @@ class DiskJournal:
         """Record the round durably; refuse one that is not newer, or another agreement."""
         file = self._file(run, ".json")
         with _durable():
-            known = json.loads(file.read_text()) if file.exists() else {"digest": digest, "last_round": 0}
+            known: dict[str, Any] = {"digest": digest, "last_round": 0}
+            if file.exists():
+                known = json.loads(file.read_text())
             if known["digest"] != digest:
                 raise RefusalError(
                     Status.REFUSED_BY_POLICY, f"run {run}: its settings changed after it began"
@@ -117,5 +120,5 @@ def _durable() -> Iterator[None]:
         yield
     except (OSError, ModelError) as error:
         raise RefusalError(Status.STATE_NOT_DURABLE, f"the run's state cannot be kept: {error}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RefusalError(Status.STATE_NOT_DURABLE, f"the run's state is damaged: {error}") from None

@@ -22,6 +22,7 @@ from privacy.noise import SecureRandom
 from privacy.plan import PrivacyPlan
 from strategies import rules
 from strategies.agreement import digest, layout_of, metric_mode, model_of, plan_for, read_spec, task_of
+from strategies.errors import MessageError
 from strategies.settings import RunSettings
 from strategies.status import Status
 from strategies.wire import FloatVector, Instruction, Layout
@@ -83,13 +84,19 @@ def carry_out(instruction: Instruction, site: Site) -> FloatVector:
     metrics = np.zeros(len(own.layout.metrics))
     if instruction.evaluate and own.layout.metrics:
         metrics = _measure(own, plan, site, instruction.round)
-    update, control = np.zeros(own.layout.parameters, np.float32), None
+    update = np.zeros(own.layout.parameters, np.float32)
+    control = np.zeros_like(update) if own.layout.control else None
+    following = None
     weight = 1.0 if own.settings.strategy.weights == "uniform" else float(site.data.declared_size)
     if instruction.train:
-        update, control = _train(own, plan, site, instruction)
-    elif own.layout.control:
-        control = np.zeros(own.layout.parameters, np.float32)
-    return own.layout.pack(update=update, weight=weight, control=control, metrics=metrics)
+        update, control, following = _train(own, plan, site, instruction)
+    try:
+        vector = own.layout.pack(update=update, weight=weight, control=control, metrics=metrics)
+    except MessageError as error:
+        raise RefusalError(Status.TRAINING_FAILED, f"training diverged: {error}") from None
+    if following is not None:  # only now: a variate of an update that is not sent would be a wrong one
+        site.journal.keep_control(own.run, following)
+    return vector
 
 
 def check_policy(settings: RunSettings, instruction: Instruction, site: Site) -> None:
@@ -130,8 +137,8 @@ def _measure(own: Bench, plan: PrivacyPlan | None, site: Site, number: int) -> n
 
 def _train(
     own: Bench, plan: PrivacyPlan | None, site: Site, instruction: Instruction
-) -> tuple[FloatVector, FloatVector | None]:
-    """Local training from the received model: the update and SCAFFOLD's control update."""
+) -> tuple[FloatVector, FloatVector | None, FloatVector | None]:
+    """Local training from the received model: the update, SCAFFOLD's control update and next own variate."""
     settings, received = own.settings, instruction.model
     correction, own_control = None, None
     if settings.strategy.name == "fedprox":
@@ -160,7 +167,7 @@ def _train(
     )
     update = to_vector(own.model) - received
     if own_control is None or instruction.control is None:
-        return update, None
+        return update, None, None
     following = rules.next_control(
         own_control,
         instruction.control,
@@ -168,5 +175,4 @@ def _train(
         steps=settings.training.local_steps,
         learning_rate=settings.training.learning_rate,
     )
-    site.journal.keep_control(own.run, following)
-    return update, following - own_control
+    return update, following - own_control, following

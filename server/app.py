@@ -15,7 +15,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from server.conduct import conduct
+from server.conduct import conduct, outcome
 from server.errors import RunError
 from server.evaluation import load_test
 from server.place import runs_directory
@@ -33,8 +33,10 @@ def main(grid: Grid, context: Context) -> None:
     """Conduct the run that the configuration names."""
     name = str(context.run_config.get("run", ""))
     directory = existing(name) if name else _from_file(str(context.run_config.get("run-file", "")))
-    settings = parse(directory.document()["settings"], where=str(directory.path / "run.json"))
-    conduct(grid, directory, test=load_test(settings.data), repeatable=False, watch=report)
+    with outcome(directory):
+        settings = parse(directory.document()["settings"], where=str(directory.path / "run.json"))
+        test = load_test(settings.data)
+    conduct(grid, directory, test=test, repeatable=False, watch=report)
     logger.info("run %s finished: %s", directory.name, directory.path)
 
 
@@ -63,7 +65,5 @@ def _from_file(run_file: str) -> RunDirectory:
     root = Path(__file__).resolve().parent.parent
     path = (root / run_file).resolve()
     if not run_file or not path.is_relative_to(root):
-        raise RunError(
-            f"run-file = {run_file!r}: name a run file inside the app, such as examples/digits_cnn.toml"
-        )
+        raise RunError(f"run-file = {run_file!r}: name a run file inside the app, such as examples/digits_cnn.toml")
     return create(prepare(load(path), real=True), runs_directory(), engine="federation")

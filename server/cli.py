@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from server.errors import ControlError, RunError
 from server.place import place, runs_directory
 from strategies.console import console, output, print_json
-from strategies.progress import RunProgress, describe, run_progress
+from strategies.progress import describe, run_progress
 
 if TYPE_CHECKING:
     from server.planning import Forecast
@@ -42,9 +43,7 @@ def up(
         list[str] | None, typer.Option(help="Host name or IP that departments connect to. Repeatable.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=1, max=65_535, help="The one port: departments and control.")
-    ] = 9092,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="The one port: departments and control.")] = 9092,
 ) -> None:
     """Run the coordinator until stopped: TLS, admitted departments only, state on disk."""
     from server.up import Coordinator
@@ -111,7 +110,7 @@ def list_departments(json: Json = False) -> None:
         return
     table = Table("department", "status")
     for department in departments:
-        table.add_row(department.name, department.status)
+        table.add_row(escape(department.name), department.status)
     output.print(table)
 
 
@@ -133,9 +132,7 @@ def check(run_file: RunFile, overrides: Overrides = None, json: Json = False) ->
 def start(
     run_file: RunFile,
     overrides: Overrides = None,
-    follow: Annotated[
-        bool, typer.Option(help="Show progress until the run ends (Ctrl-C leaves it running).")
-    ] = True,
+    follow: Annotated[bool, typer.Option(help="Show progress until the run ends (Ctrl-C leaves it running).")] = True,
     json: Json = False,
 ) -> None:
     """Start a run on the coordinator of this machine."""
@@ -160,7 +157,7 @@ def resume(
     follow: Annotated[bool, typer.Option(help="Show progress until the run ends.")] = True,
     json: Json = False,
 ) -> None:
-    """Continue a stopped, failed or killed run from its checkpoint. A round already asked for is abandoned."""
+    """Continue a stopped, failed or killed run from its checkpoint. A round once asked for is abandoned."""
     from server.runs import find
 
     directory = find(runs_directory(), name)
@@ -170,9 +167,7 @@ def resume(
             f'run {directory.name}: a simulation; resume it with "confide simulate --resume {directory.path}"'
         )
     if document["status"] == "finished":
-        raise RunError(
-            f"run {directory.name}: finished already; its model lies in {directory.model_directory}"
-        )
+        raise RunError(f"run {directory.name}: finished already; its model lies in {directory.model_directory}")
     control = place().control()
     if document.get("flower_run") is not None:
         _quietly_stop(directory, int(document["flower_run"]))
@@ -205,9 +200,7 @@ def list_runs(json: Json = False) -> None:
     documents = [RunDirectory(file.parent).document() for file in runs_directory().glob("*/run.json")]
     documents.sort(key=lambda document: document["created"], reverse=True)
     if json:
-        print_json(
-            [{key: d.get(key) for key in ("name", "status", "created", "ended", "result")} for d in documents]
-        )
+        print_json([{key: d.get(key) for key in ("name", "status", "created", "ended", "result")} for d in documents])
         return
     table = Table("run", "status", "created", "result")
     for document in documents:
@@ -228,11 +221,11 @@ def show(name: RunName, json: Json = False) -> None:
     output.print(f"[bold]{document['name']}[/] {document['status']}; {document['privacy']}")
     output.print(f"folder {directory.path}")
     for row in rows:
-        output.print(describe(row))
+        output.print(escape(describe(row)))
     if document.get("epsilon"):
         output.print(epsilon_table(document["epsilon"], document["settings"]["privacy"]["delta"]))
     if document.get("error"):
-        output.print(f"[red]{document['error']}[/]")
+        output.print(f"[red]{escape(document['error'])}[/]")
 
 
 def launch(directory: RunDirectory, flower_run: int) -> None:
@@ -240,18 +233,16 @@ def launch(directory: RunDirectory, flower_run: int) -> None:
     directory.update(flower_run=str(flower_run), status="starting")
 
 
-def follow_run(
-    directory: RunDirectory, progress: RunProgress, stop_event: threading.Event | None = None
-) -> str:
+def follow_run(directory: RunDirectory, watch: Callable[[Mapping[str, Any]], None]) -> str:
     """Feed a run's lines to a display until it ends; returns its last status."""
     shown = 0
     while True:
         status = str(directory.document()["status"])
         rows = directory.metrics()
         for row in rows[shown:]:
-            progress(row)
+            watch(row)
         shown = len(rows)
-        if status in ENDED or (stop_event is not None and stop_event.is_set()):
+        if status in ENDED:
             return status
         time.sleep(FOLLOW_SECONDS)
 
@@ -280,9 +271,7 @@ def show_forecast(settings: RunSettings, told: Forecast) -> None:
     """A forecast for people."""
     table = Table(show_header=False, box=None, title=f"What {settings.name} will do", title_justify="left")
     table.add_row("model", f"{settings.model.name}, {told.parameters:,} parameters")
-    table.add_row(
-        "each department, each round", f"receives {told.bytes_down:,} bytes, sends {told.bytes_up:,}"
-    )
+    table.add_row("each department, each round", f"receives {told.bytes_down:,} bytes, sends {told.bytes_up:,}")
     table.add_row(
         "training", f"{told.rounds} rounds of {settings.training.local_steps} steps, {settings.strategy.name}"
     )
@@ -296,7 +285,7 @@ def show_forecast(settings: RunSettings, told: Forecast) -> None:
         )
     console.print(table)
     for warning in told.warnings:
-        console.print(f"[yellow]warning:[/] {warning}")
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
 
 
 def epsilon_table(rows: list[dict[str, Any]], delta: float) -> Table:
@@ -304,7 +293,7 @@ def epsilon_table(rows: list[dict[str, Any]], delta: float) -> Table:
     table = Table("department", "Opacus RDP", "Opacus PRV", "PLD", title=f"epsilon at delta = {delta:g}")
     for row in rows:
         prv = "above 20" if row["opacus_prv"] is None else f"{row['opacus_prv']:.3f}"
-        table.add_row(row["department"], f"{row['opacus_rdp']:.3f}", prv, f"{row['pld']:.3f}")
+        table.add_row(escape(row["department"]), f"{row['opacus_rdp']:.3f}", prv, f"{row['pld']:.3f}")
     return table
 
 

@@ -6,7 +6,9 @@ a federation does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +22,16 @@ from models.vector import load_vector, to_vector
 from privacy.accountants import Epsilon, renyi_epsilon
 from privacy.accounting import epsilon
 from privacy.plan import PrivacyPlan
+from server.errors import RunError
 from server.evaluation import TestSet
 from server.plots import draw
 from server.runs import RunDirectory, now
-from strategies.agreement import digest, layout_of, model_of, plan_for, read_spec, task_of
+from strategies.agreement import ANY_SIZE, digest, layout_of, model_of, plan_for, read_spec, task_of
 from strategies.errors import RunStoppedError
 from strategies.rounds import RoundReport, Rounds, RunState
 from strategies.settings import RunSettings
+
+logger = logging.getLogger("confide.server")
 
 Watcher = Callable[[Mapping[str, Any]], None]
 
@@ -101,9 +106,7 @@ class Books:
             return {}
         plan = self.plan
         return {
-            name: epsilon(
-                plan, rounds=rounds, metric_releases=min(state.measured.get(name, 0), plan.metric_releases)
-            )
+            name: epsilon(plan, rounds=rounds, metric_releases=min(state.measured.get(name, 0), plan.metric_releases))
             for name, rounds in sorted(state.asked.items())
         }
 
@@ -122,6 +125,36 @@ def conduct(
     Leaves the model in ``model/`` and the plots in ``plots/``. Raises :class:`RunStoppedError`, and
     whatever an engine raises; ``run.json`` then says ``stopped`` or ``failed``.
     """
+    with outcome(directory):
+        state = _conduct(grid, directory, test, repeatable=repeatable, watch=watch, extra=extra)
+    watch({"event": "finished"})
+    return state
+
+
+@contextmanager
+def outcome(directory: RunDirectory) -> Iterator[None]:
+    """Record in ``run.json`` how a run ended if it does not finish, so that nobody waits for it."""
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, RunStoppedError | KeyboardInterrupt)
+        with suppress(RunError):  # a disk that is full, or no run's folder: the first error says so
+            said = None if stopped else f"{type(error).__name__}: {error}"
+            directory.document()
+            directory.update(status="stopped" if stopped else "failed", ended=now(), error=said)
+        raise
+
+
+def _conduct(
+    grid: Grid,
+    directory: RunDirectory,
+    test: TestSet | None,
+    *,
+    repeatable: bool,
+    watch: Watcher,
+    extra: Callable[[], Mapping[str, np.ndarray]],
+) -> RunState:
+    """Build what the run needs, go through its rounds and finish it."""
     spec = directory.document()["spec"]
     run, settings = read_spec(spec)
     task, model = task_of(settings), model_of(settings, seed=_model_seed(directory))
@@ -135,7 +168,7 @@ def conduct(
         directory=directory,
         task=task,
         model=model,
-        plan=plan_for(settings, declared_size=1_000_000),  # the size is no part of what is spent
+        plan=plan_for(settings, declared_size=ANY_SIZE),
         test=test,
         repeatable=repeatable,
         watch=watch,
@@ -150,17 +183,9 @@ def conduct(
         layout=layout,
         observer=books,
     )
-    directory.update(status="running", started=now())
-    try:
-        rounds.go(state)
-        finish(directory, settings, books, state)
-    except (RunStoppedError, KeyboardInterrupt):
-        directory.update(status="stopped", ended=now())
-        raise
-    except BaseException as error:
-        directory.update(status="failed", ended=now(), error=f"{type(error).__name__}: {error}")
-        raise
-    watch({"event": "finished"})
+    directory.update(status="running", started=now(), ended=None, error=None)
+    rounds.go(state)
+    finish(directory, settings, books, state)
     return state
 
 
@@ -186,14 +211,17 @@ def finish(directory: RunDirectory, settings: RunSettings, books: Books, state: 
     trained = [row for row in rows if row["trained"]]
     abandoned = sum(row["abandoned"] is not None for row in trained)
     directory.update(
-        status="finished",
-        ended=now(),
         departments=sorted(state.asked),
         epsilon=list(spent.values()),
         result=rows[-1]["test"] or rows[-1]["validation"] if rows else {},
         rounds_abandoned=abandoned,
     )
-    draw(directory)
+    try:
+        draw(directory)
+    except (ImportError, OSError) as error:  # a finished run is not failed by a missing picture
+        logger.warning("run %s: no plots: %s", directory.name, error)
+    # Last of all: whoever waits for this word may end the process that wrote it.
+    directory.update(status="finished", ended=now())
 
 
 def quick_epsilon(plan: PrivacyPlan, *, rounds: int, metric_releases: int) -> float:

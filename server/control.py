@@ -98,24 +98,18 @@ class Control:
         """Registered departments, in order of name."""
         with self._client() as client:
             nodes = client.ListNodes(ListNodesRequest()).nodes_info
-        found = [
-            Department(name=n.name or f"node-{n.node_id}", node=n.node_id, status=n.status) for n in nodes
-        ]
+        found = [Department(name=n.name or f"node-{n.node_id}", node=n.node_id, status=n.status) for n in nodes]
         return sorted((d for d in found if d.status != "unregistered"), key=lambda d: d.name)
 
     def start(self, run: str) -> int:
         """Start the prepared run of that name; returns Flower's run id."""
         content, _ = build_fab_from_files(BUNDLE)
         bundle = Fab(hashlib.sha256(content).hexdigest(), content, {})
-        request = StartRunRequest(
-            fab=fab_to_proto(bundle), override_config=user_config_to_proto({"run": run})
-        )
+        request = StartRunRequest(fab=fab_to_proto(bundle), override_config=user_config_to_proto({"run": run}))
         with self._client() as client:
             reply = client.StartRun(request)
         if not reply.HasField("run_id"):
-            raise ControlError(
-                f"run {run}: the coordinator did not start it: {reply.note or 'no reason given'}"
-            )
+            raise ControlError(f"run {run}: the coordinator did not start it: {reply.note or 'no reason given'}")
         return int(reply.run_id)
 
     def stop(self, flower_run: int) -> None:
@@ -156,6 +150,4 @@ def read_public_key(data: bytes) -> ec.EllipticCurvePublicKey:
             continue
         if isinstance(key, ec.EllipticCurvePublicKey):
             return key
-    raise ControlError(
-        'public key: not an elliptic-curve public key; use the node.pub that "confide client init" made'
-    )
+    raise ControlError('public key: not an elliptic-curve public key; use the node.pub that "confide client init" made')

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -61,7 +62,7 @@ def ensure(directory: Path, hosts: Sequence[str]) -> Pki:
             _make_authority(pki)
         if not _covers(pki, hosts):
             _make_server(pki, hosts)
-    except (OSError, ValueError, ModelError) as error:
+    except (OSError, ValueError, TypeError, x509.ExtensionNotFound, ModelError) as error:
         raise PkiError(f"{directory}: certificates cannot be made or read: {error}") from None
     return pki
 
@@ -105,9 +106,7 @@ def _make_server(pki: Pki, hosts: Sequence[str]) -> None:
         .add_extension(x509.SubjectAlternativeName([_alternative(host) for host in hosts]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA384())
     )
     write_atomic(pki.key, _private_pem(key), secret=True)
@@ -131,11 +130,20 @@ def _builder(
 
 
 def _covers(pki: Pki, hosts: Sequence[str]) -> bool:
-    """Whether the present server certificate names every host and is not about to expire."""
+    """Whether the present server certificate is this authority's and this key's, names every host, lasts."""
     if not (pki.certificate.exists() and pki.key.exists()):
         return False
     certificate = x509.load_pem_x509_certificate(pki.certificate.read_bytes())
     if certificate.not_valid_after_utc < datetime.now(UTC) + timedelta(days=RENEW_DAYS):
+        return False
+    authority = x509.load_pem_x509_certificate(pki.authority.read_bytes())
+    key = serialization.load_pem_private_key(pki.key.read_bytes(), None)
+    # A renewal that was interrupted leaves a key without its certificate.
+    if key.public_key() != certificate.public_key():
+        return False
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except InvalidSignature:
         return False
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return all(_alternative(host) in names for host in hosts)

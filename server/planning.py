@@ -10,8 +10,9 @@ from models.vector import size
 from privacy.accounting import Epsilon, epsilon
 from privacy.plan import PrivacyPlan
 from server.runs import RunDirectory, new_name
-from strategies.agreement import layout_of, model_of, plan_for, resolve, task_of, write_spec
+from strategies.agreement import ANY_SIZE, layout_of, model_of, plan_for, resolve, task_of, write_spec
 from strategies.errors import SettingsError
+from strategies.rounds import quorum
 from strategies.settings import RunSettings
 
 BUNDLED = "sklearn:"
@@ -39,7 +40,7 @@ def forecast(settings: RunSettings, *, declared_size: int | None = None) -> Fore
     """Forecast a resolved run; ``declared_size`` of the smallest department, where known."""
     model = model_of(settings, seed=0)
     layout = layout_of(settings, model, task_of(settings))
-    plan = plan_for(settings, declared_size=declared_size or 1_000_000)
+    plan = plan_for(settings, declared_size=declared_size or ANY_SIZE)
     return Forecast(
         parameters=size(model),
         bytes_down=4 * layout.parameters * (2 if layout.control else 1),
@@ -64,7 +65,7 @@ def prepare(settings: RunSettings, *, real: bool) -> RunSettings:
     if real:
         if settings.seed is not None:
             raise SettingsError(
-                f"seed = {settings.seed}: predictable noise protects nobody; remove it (it is for simulations)"
+                f"seed = {settings.seed}: predictable noise protects nobody; remove it (for simulations only)"
             )
         if settings.privacy.on and settings.privacy.metrics == "plain":
             raise SettingsError('privacy.metrics = "plain": for simulations alone; use "dp" or "off"')
@@ -105,6 +106,6 @@ def _warnings(settings: RunSettings, plan: PrivacyPlan | None, declared_size: in
         warnings.append(f"seed = {settings.seed}: noise is predictable; the result is {SEEDED}")
     if settings.privacy.metrics == "plain" and plan is not None:
         warnings.append('privacy.metrics = "plain": validation metrics leave without noise; simulations only')
-    if settings.strategy.quorum * settings.strategy.min_departments < 2:
+    if quorum(settings.strategy, settings.strategy.min_departments) < 2:
         warnings.append("strategy: a quorum of one department makes the new model that department's own")
     return warnings

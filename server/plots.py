@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from server.runs import RunDirectory
+from strategies.home import room
 
 COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#4a5568")
 
 
 def draw(directory: RunDirectory) -> list[Path]:
     """Write the PNGs that the run's records allow; returns their paths."""
-    # matplotlib writes a cache next to the user's files unless told where its state belongs
-    os.environ.setdefault("MPLCONFIGDIR", str(directory.path / "plots"))
+    # matplotlib keeps a cache of fonts in the user's home unless told where our state belongs
+    os.environ.setdefault("MPLCONFIGDIR", str(room("matplotlib")))
     import matplotlib  # noqa: PLC0415 - slow to import, and no part of a department's installation
 
     matplotlib.use("Agg")
@@ -27,9 +29,7 @@ def draw(directory: RunDirectory) -> list[Path]:
     for metric in ("accuracy", "loss", "macro_f1", "auroc", "mae"):
         series = _series(rows, metric)
         if series:
-            paths.append(
-                _figure(folder / f"{metric}.png", lambda axes, s=series, m=metric: _lines(axes, s, m))
-            )
+            paths.append(_figure(folder / f"{metric}.png", partial(_lines, series=series, metric=metric)))
     epsilons = document.get("epsilon") or []
     if epsilons:
         paths.append(_figure(folder / "epsilon.png", lambda axes: _epsilon(axes, epsilons, document)))
@@ -85,9 +85,7 @@ def _epsilon(axes: Any, epsilons: list[dict[str, Any]], document: dict[str, Any]
     target = document["settings"]["privacy"].get("epsilon")
     if target is not None:
         axes.axhline(target, color="#c53030", linewidth=1, linestyle="--", label="target")
-    axes.set_xticks(
-        range(len(epsilons)), [e["department"] for e in epsilons], rotation=20 if len(epsilons) > 6 else 0
-    )
+    axes.set_xticks(range(len(epsilons)), [e["department"] for e in epsilons], rotation=20 if len(epsilons) > 6 else 0)
     axes.set_ylabel(f"epsilon at delta = {document['settings']['privacy']['delta']:g}")
     axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.14))
 

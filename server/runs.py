@@ -19,7 +19,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class RunDirectory:
         return self.path / "model"
 
     def create(self, *, spec: str, settings: Mapping[str, Any], engine: str, private: str) -> None:
-        """Make the directory and its ``run.json``; raises :class:`RunError` if it exists or cannot be made."""
+        """Make the directory and its ``run.json``; raises :class:`RunError` where it cannot."""
         try:
             self.path.mkdir(parents=True)
         except FileExistsError:
@@ -75,7 +75,7 @@ class RunDirectory:
             spec=spec,
             spec_digest=digest(spec),
             settings=settings,
-            versions={package: version(package) for package in PACKAGES},
+            versions={package: _version(package) for package in PACKAGES},
         )
 
     def document(self) -> dict[str, Any]:
@@ -83,9 +83,7 @@ class RunDirectory:
         try:
             document = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RunError(
-                f"{self.path}: no run there (run.json is missing); give a run's folder or name"
-            ) from None
+            raise RunError(f"{self.path}: no run there (run.json is missing); give a run's folder or name") from None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.path / 'run.json'}: damaged: {error}") from None
         if not isinstance(document, dict):
@@ -98,28 +96,28 @@ class RunDirectory:
         self._write(self.path / "run.json", json.dumps(known | changes, indent=2, sort_keys=True).encode())
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
-        """Append one round's line."""
+        """Append one round's line, in the place of one that a killed process left half-written."""
         line = json.dumps(row, sort_keys=True) + "\n"
         try:
-            with self.metrics_file.open("a", encoding="utf-8") as file:
-                file.write(line)
+            with self.metrics_file.open("ab+") as file:
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+                file.write(line.encode())
         except OSError as error:
-            raise RunError(
-                f"{self.metrics_file}: cannot be written: {error.strerror}; free some space"
-            ) from None
+            raise RunError(f"{self.metrics_file}: cannot be written: {error.strerror}; free some space") from None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every complete line of ``metrics.jsonl``."""
+        """Every complete line of ``metrics.jsonl``; raises :class:`RunError` if one is damaged."""
         if not self.metrics_file.exists():
             return []
-        rows: list[dict[str, Any]] = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):  # the last line may still be in the writing
-                rows.append(json.loads(line))
-        return rows
+        try:
+            lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+            return [json.loads(line) for line in lines[:-1]]  # the last may still be in the writing
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.metrics_file}: damaged: {error}") from None
 
     def save_checkpoint(self, state: RunState, extra: Mapping[str, np.ndarray] | None = None) -> None:
-        """Replace the checkpoint; raises :class:`RunError`, leaving the earlier one, if it cannot be written."""
+        """Replace the checkpoint; on :class:`RunError` (disk full) the earlier one is still there."""
         arrays = {"model": state.model} | {f"optimizer.{k}": v for k, v in state.optimizer.items()}
         if state.control is not None:
             arrays["control"] = state.control
@@ -130,9 +128,7 @@ class RunDirectory:
             "asked": state.asked,
             "measured": state.measured,
         }
-        self._write(
-            self.path / "checkpoint.safetensors", save(arrays, metadata={"confide": json.dumps(counters)})
-        )
+        self._write(self.path / "checkpoint.safetensors", save(arrays, metadata={"confide": json.dumps(counters)}))
 
     def load_checkpoint(self) -> tuple[RunState, dict[str, np.ndarray]]:
         """The last checkpoint and its extra arrays; raises :class:`RunError` if there is none."""
@@ -152,7 +148,7 @@ class RunDirectory:
                 measured={str(k): int(v) for k, v in counters["measured"].items()},
                 optimizer={k[10:]: v for k, v in arrays.items() if k.startswith("optimizer.")},
             )
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{file}: damaged: {error}") from None
         return state, {k[6:]: v for k, v in arrays.items() if k.startswith("extra.")}
 
@@ -180,6 +176,14 @@ class RunDirectory:
             raise RunError(f"{error}; the earlier version is intact: free some space and resume") from None
 
 
+def _version(package: str) -> str:
+    """An installed package's version; an app bundle under a stock SuperLink is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def new_name(settings_name: str) -> str:
     """A fresh run name: the run file's name, the time, and four random characters."""
     return f"{settings_name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -196,9 +200,7 @@ def find(runs: Path, name: str) -> RunDirectory:
         if exact or len(matches) == 1:
             return RunDirectory((exact or matches)[0])
         if matches:
-            raise RunError(
-                f"run {name}: {len(matches)} runs begin so; give more of the name: {matches[0].name}, …"
-            )
+            raise RunError(f"run {name}: {len(matches)} runs begin so; give more of the name: {matches[0].name}, …")
     raise RunError(f'run {name}: not found under {runs}; "confide run list" shows what is there')
 
 

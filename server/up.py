@@ -51,10 +51,10 @@ class Coordinator:
         Raises :class:`PortInUseError`, :class:`server.errors.PkiError` or :class:`ServerError`.
         """
         _refuse_taken(self.host, self.port)
-        self._pki = ensure(self.place.directory / "pki", self.names)
+        self._pki = ensure(self.place.directory / "pki", list(dict.fromkeys([*self.names, _reachable(self.host)])))
         for file in (self.place.token, self.place.secret):
             write_atomic(file, secrets.token_hex(32).encode(), secret=True)
-        write_atomic(self.place.address, f"{self.names[0]}:{self.port}".encode())
+        write_atomic(self.place.address, self._address().encode())
         self._superlink = self._spawn(
             *("-m", "server.superlink", "--host", self.host, "--port", str(self.port)),
             *("--ssl-ca-certfile", str(self._pki.authority)),
@@ -106,13 +106,12 @@ class Coordinator:
         """Start a spare worker and follow its output."""
         if self._pki is None:
             raise ServerError("the coordinator was not started")
-        address = f"{self.names[0]}:{self.port}"
         worker = _Worker(
             [
                 sys.executable,
                 "-m",
                 "server.worker",
-                address,
+                self._address(),
                 str(self.place.secret),
                 str(self._pki.authority),
             ],
@@ -144,6 +143,11 @@ class Coordinator:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
+
+    def _address(self) -> str:
+        """Where this machine's own processes reach the SuperLink."""
+        host = _reachable(self.host)
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     def _environment(self) -> dict[str, str]:
         """Flower's settings for a quiet, self-contained service."""

@@ -19,7 +19,7 @@ from strategies.flower import SERVER_TASK, Runtime, acquire, execute_server_task
 
 logger = logging.getLogger("confide.server")
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 1.0
 BUSY = "confide: run taken"
 
 
@@ -45,9 +45,7 @@ def work(runtime: Runtime) -> None:
 
 if __name__ == "__main__":
     stop_with_parent()
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(name)s %(levelname)s %(message)s"
-    )
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     address, secret_file, certificate = sys.argv[1:]
     work(
         Runtime(

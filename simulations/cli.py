@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from server.cli import epsilon_table, forecast_record, show_forecast
@@ -40,6 +41,10 @@ def simulate(
 
     check_writable(json)
     if resume is not None:
+        if run_file is not None or overrides or out is not None:
+            raise RunError(
+                "--resume continues a run with its own settings; leave run file, --set and --out away"
+            )
         directory = RunDirectory(resume.resolve())
         document = directory.document()
         if document["engine"] != "simulation":
@@ -52,7 +57,9 @@ def simulate(
         data = bench(settings)
         told = forecast(settings, declared_size=min(data.sizes().values()))
         show_forecast(settings, told)
-        runs, name = (out.resolve().parent, out.name) if out else (room("simulations"), None)
+        runs, name = room("simulations"), None
+        if out is not None:
+            runs, name = out.resolve().parent, out.resolve().name
         directory = create(settings, runs, engine="simulation", name=name)
         directory.update(forecast=forecast_record(settings, told))
     else:
@@ -114,5 +121,5 @@ def show_result(result: Mapping[str, Any]) -> None:
     if result["delta"] is not None:
         output.print(epsilon_table(result["epsilon"], result["delta"]))
     output.print(f"privacy: {result['privacy']}")
-    output.print(f"run: {result['run_dir']}", soft_wrap=True)
-    output.print(f"model: {Path(result['run_dir']) / 'model'}", soft_wrap=True)
+    output.print(escape(f"run: {result['run_dir']}"), soft_wrap=True)
+    output.print(escape(f"model: {Path(result['run_dir']) / 'model'}"), soft_wrap=True)

@@ -12,6 +12,7 @@ import torch
 from client.data import DatasetEntry, DepartmentData, assemble, load, split_by_key
 from client.state import MemoryJournal
 from client.train import Site
+from models.errors import nearest
 from models.inputs.prepare import Prepared, prepare_source
 from models.inputs.resolve import resolve
 from privacy.noise import SecureRandom
@@ -40,22 +41,47 @@ def bench(settings: RunSettings) -> Bench:
     """
     data = resolve(settings.data)
     if data.departments is not None:
-        return Bench(departments=_a_file_each(settings), test=load_test(data))
+        return _checked(settings, Bench(departments=_a_file_each(settings), test=load_test(data)))
     if data.path is None:
         raise SettingsError(
-            "data: no source; give departments = { name = path, … }, or path with department_column or partition"
+            "data: no source; give departments = { name = path, … }, "
+            "or path with department_column or partition"
         )
     prepared = prepare_source(data, data.path, data.labels_path)
     rows = np.arange(prepared.records)
     test = load_test(data)
     if data.test is not None and data.test.share is not None:
-        held_out = split_by_key(prepared.keys, _key("public test set"), data.test.share)
+        # By person where persons are known: nobody's other rows may be trained on.
+        keys = prepared.keys if prepared.persons is None else prepared.persons
+        held_out = split_by_key(keys, _key("public test set"), data.test.share)
+        if not held_out.any():
+            raise SettingsError(f"data.test.share = {data.test.share:g}: no record is set aside; raise it")
         test = TestSet(
             inputs=torch.from_numpy(prepared.inputs[held_out]),
             targets=torch.from_numpy(prepared.targets[held_out]),
         )
         rows = rows[~held_out]
-    return Bench(departments=_dealt_out(settings, prepared, rows), test=test)
+    return _checked(settings, Bench(departments=_dealt_out(settings, prepared, rows), test=test))
+
+
+def _checked(settings: RunSettings, made: Bench) -> Bench:
+    """Refuse what would wait for ever, go unnoticed, or leave nothing to measure on."""
+    known = list(made.departments)
+    if len(known) < settings.strategy.min_departments:
+        raise SettingsError(
+            f"strategy.min_departments = {settings.strategy.min_departments}: "
+            f"the data give {len(known)} department(s); lower it"
+        )
+    for name in settings.data.declared_sizes:
+        if name not in made.departments:
+            raise SettingsError(
+                f"data.declared_sizes.{name}: there is no such department; {nearest(name, known)}"
+            )
+    if made.test is None and not any(len(data.validation.targets) for data in made.departments.values()):
+        raise SettingsError(
+            "data.validation: no record is held out to measure on; raise it, or give [data.test]"
+        )
+    return made
 
 
 def sites(settings: RunSettings, data: Mapping[str, DepartmentData]) -> dict[str, Site]:

@@ -106,10 +106,10 @@ def run_baselines(settings: RunSettings, bench: Bench, folder: Path, watch: Watc
     quiet = settings.privacy.model_copy(update={"metrics": "off", "metric_noise": None})
     lone = settings.strategy.model_copy(update={"min_departments": 1})
     scores["alone"] = []
-    for name, data in bench.departments.items():
+    for number, (name, data) in enumerate(bench.departments.items(), start=1):
         alone = Bench(departments={name: data}, test=bench.test)
         own = settings.model_copy(update={"privacy": quiet, "strategy": lone})
-        scores["alone"].append(_one(own, alone, folder, f"alone-{name}", watch, measured=bench))
+        scores["alone"].append(_one(own, alone, folder, f"alone-{number:03d}-{name}", watch, measured=bench))
     return scores
 
 
@@ -179,9 +179,11 @@ def _one(
     watch: Watcher,
     measured: Bench | None = None,
 ) -> dict[str, float]:
-    """Conduct one baseline in a folder of its own and score its model."""
-    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
-    directory = create(settings, folder, engine="simulation", name=safe)
+    """Conduct one baseline in a folder of its own, or go on with it there, and score its model."""
+    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:64]
+    directory = RunDirectory(folder / safe)
+    if not (directory.path / "run.json").exists():
+        directory = create(settings, folder, engine="simulation", name=safe)
     watch({"event": "baseline", "name": name})
     simulation = Simulation(settings=settings, bench=bench, directory=directory, watch=lambda _row: None)
     simulation.go()

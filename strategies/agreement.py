@@ -17,12 +17,15 @@ from models.signature import Signature
 from models.task import Task, task_for
 from models.vector import size
 from models.zoo import build, default_loss
-from privacy.accounting import calibrate
+from privacy.accounting import calibrate, epsilon
 from privacy.plan import PrivacyPlan
 from strategies.errors import MessageError, SettingsError
 from strategies.runfile import parse
 from strategies.settings import PrivacySettings, RunSettings
 from strategies.wire import VERSION, Layout
+
+# No part of the noise or of its cost: a declared size only divides the noised sum.
+ANY_SIZE = 1_000_000
 
 
 def resolve(settings: RunSettings) -> RunSettings:
@@ -51,13 +54,26 @@ def resolve(settings: RunSettings) -> RunSettings:
             steps_per_round=training.local_steps,
             rounds=training.rounds,
             max_grad_norm=privacy.max_grad_norm,
-            declared_size=1_000_000,  # no part of the noise: only divides the noised sum
+            declared_size=ANY_SIZE,
             metrics=privacy.metrics == "dp",
         )
         noise["noise_multiplier"] = privacy.noise_multiplier or plan.noise_multiplier
         if wants_metric_noise:
             noise["metric_noise"] = plan.metric_noise
-    return settings.model_copy(update={"privacy": privacy.model_copy(update=noise)})
+    resolved = settings.model_copy(update={"privacy": privacy.model_copy(update=noise)})
+    if privacy.epsilon is not None and (privacy.noise_multiplier or privacy.metric_noise):
+        _refuse_broken_promise(resolved, privacy.epsilon)
+    return resolved
+
+
+def _refuse_broken_promise(settings: RunSettings, target: float) -> None:
+    """Refuse noise that was given beside an epsilon it does not meet."""
+    plan = plan_for(settings, declared_size=ANY_SIZE)
+    if plan is not None and (cost := epsilon(plan).largest) > target:
+        raise SettingsError(
+            f"privacy.epsilon = {target:g}: the noise given beside it costs {cost:.3f}; "
+            "remove noise_multiplier and metric_noise, or epsilon"
+        )
 
 
 def metric_mode(privacy: PrivacySettings) -> str:
@@ -123,14 +139,10 @@ def read_spec(spec: str) -> tuple[str, RunSettings]:
     try:
         document = json.loads(spec)
         version, run, public = document["version"], document["run"], document["settings"]
-    except (ValueError, KeyError, TypeError):
-        raise MessageError(
-            "spec: not the JSON object with version, run and settings that was agreed"
-        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise MessageError("spec: not the JSON object with version, run and settings that was agreed") from None
     if version != VERSION:
-        raise MessageError(
-            f"spec.version = {version}: this installation speaks {VERSION}; upgrade the older side"
-        )
+        raise MessageError(f"spec.version = {version}: this installation speaks {VERSION}; upgrade the older side")
     if not isinstance(run, str) or not isinstance(public, dict):
         raise MessageError("spec: run must be text and settings an object")
     return run, parse(public, where="spec")

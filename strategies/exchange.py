@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from strategies.errors import MessageError, RunStoppedError
 from strategies.wire import FloatVector, Layout, read_answer
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.15
 # How often to ask which departments are still connected: only needed while waiting.
 PRESENCE_SECONDS = 2.0
 

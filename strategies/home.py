@@ -17,9 +17,7 @@ def home() -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise SettingsError(
-            f"CONFIDE_HOME = {path}: cannot be created: {error.strerror}; name another"
-        ) from None
+        raise SettingsError(f"CONFIDE_HOME = {path}: cannot be created: {error.strerror}; name another") from None
     return path
 
 

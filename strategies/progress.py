@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from strategies.console import console
@@ -39,9 +40,9 @@ class RunProgress:
         self._progress.update(self._task, completed=min(int(row["round"]), self._rounds))
         if not row["trained"]:
             return
-        self._progress.console.print(describe(row))
+        self._progress.console.print(escape(describe(row)))
         for department, reason in row["left_out"].items():
-            self._progress.console.print(f"  [yellow]{department} left out: {reason}[/]")
+            self._progress.console.print(f"  [yellow]{escape(f'{department} left out: {reason}')}[/]")
         if row["abandoned"]:
             self._progress.console.print(f"  [red]round {row['round']} abandoned: {row['abandoned']}[/]")
         self._say(f"round {row['round']} done{self._left(int(row['round']))}")
@@ -62,18 +63,13 @@ def describe(row: Mapping[str, Any]) -> str:
     parts = [f"round {row['round']:>3}"]
     for source in ("test", "validation"):
         measured = row[source]
-        for metric in ("loss", "accuracy", "mae"):
-            if metric in measured:
-                parts.append(f"{source} {metric} {measured[metric]:.3f}")
+        shown = [metric for metric in ("loss", "accuracy", "mae") if metric in measured]
+        parts += [f"{source} {metric} {measured[metric]:.3f}" for metric in shown]
     spent = row["epsilon_rdp"]
     if spent:
         values = sorted(set(spent.values()))
-        every = (
-            f"{values[0]:.2f}" if len(values) == 1 else ", ".join(f"{d} {e:.2f}" for d, e in spent.items())
-        )
-        parts.append(
-            f"epsilon of {len(spent)} departments {every}" if len(values) == 1 else f"epsilon {every}"
-        )
+        every = f"{values[0]:.2f}" if len(values) == 1 else ", ".join(f"{d} {e:.2f}" for d, e in spent.items())
+        parts.append(f"epsilon of {len(spent)} departments {every}" if len(values) == 1 else f"epsilon {every}")
     parts.append(f"{row['seconds']:.1f} s")
     return "  ".join(parts)
 

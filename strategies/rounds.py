@@ -25,7 +25,7 @@ from strategies import server_optimizers
 from strategies.errors import RoundAbandonedError, RunFailedError, RunStoppedError
 from strategies.exchange import Gathered, exchange
 from strategies.flower import departments
-from strategies.settings import RunSettings
+from strategies.settings import RunSettings, StrategySettings
 from strategies.wire import FloatVector, Instruction, Layout, Total
 
 WAIT_SECONDS = 0.2
@@ -111,12 +111,10 @@ class Rounds:
     def _round(self, state: RunState, *, train: bool) -> str | None:
         """One exchange and what follows from it; returns why it was abandoned, if it was."""
         begin = time.monotonic()
-        names = self._cohort(state.round + 1)
+        names, present = self._cohort(state.round + 1)
         state.round += 1
-        evaluate = bool(self.layout.metrics) and (
-            not train or (state.round - 1) % self.settings.evaluation.every == 0
-        )
-        for name in names.values():
+        evaluate = bool(self.layout.metrics) and (not train or (state.round - 1) % self.settings.evaluation.every == 0)
+        for name in dict.fromkeys(names.values()):
             state.asked[name] = state.asked.get(name, 0) + train
             state.measured[name] = state.measured.get(name, 0) + evaluate
         self.observer.before_round(state, tuple(names.values()))
@@ -126,7 +124,7 @@ class Rounds:
         try:
             self._check_quorum(gathered, len(names))
             if train:
-                self._advance(state, total, len(names))
+                self._advance(state, total, present)
         except RoundAbandonedError as error:
             abandoned = str(error)
         self.observer.after_round(
@@ -144,26 +142,26 @@ class Rounds:
         )
         return abandoned
 
-    def _cohort(self, number: int) -> dict[int, str]:
-        """Wait for enough departments and choose this round's: node id -> department."""
+    def _cohort(self, number: int) -> tuple[dict[int, str], int]:
+        """Wait for enough departments; this round's (node id -> department), and how many are present."""
         strategy = self.settings.strategy
         while True:
+            if self.observer.stopped():
+                raise RunStoppedError("the run was asked to stop")
             present = departments(self.grid)
             if len(present) >= strategy.min_departments:
                 break
-            if self.observer.stopped():
-                raise RunStoppedError("the run was asked to stop")
             self.observer.waiting(len(present), strategy.min_departments)
             time.sleep(WAIT_SECONDS)
         if strategy.fraction == 1:
-            return present
+            return present, len(present)
         size = max(strategy.min_departments, math.ceil(strategy.fraction * len(present)))
         nodes = sorted(present, key=lambda node: present[node])
         seed = self.settings.seed
         # No privacy amplification is claimed for this choice, so its randomness is no secret.
         generator = np.random.default_rng(secrets.randbits(128) if seed is None else [seed, number])
         chosen = generator.choice(len(nodes), size=min(size, len(nodes)), replace=False)
-        return {nodes[i]: present[nodes[i]] for i in sorted(chosen)}
+        return {nodes[i]: present[nodes[i]] for i in sorted(chosen)}, len(present)
 
     def _ask(self, state: RunState, names: Mapping[int, str], *, train: bool, evaluate: bool) -> Gathered:
         """Send this round's instruction to the cohort and gather the vectors."""
@@ -181,23 +179,19 @@ class Rounds:
             dict.fromkeys(names, content),
             layout=self.layout,
             deadline=self.settings.strategy.deadline,
-            quorum=self._quorum(len(names)),
+            quorum=quorum(self.settings.strategy, len(names)),
             stopped=self.observer.stopped,
         )
 
-    def _quorum(self, asked: int) -> int:
-        """How many of ``asked`` departments must answer."""
-        return max(1, math.ceil(self.settings.strategy.quorum * asked - 1e-9))
-
     def _check_quorum(self, gathered: Gathered, asked: int) -> None:
         """Raise :class:`RoundAbandonedError` if too few answered."""
-        needed = self._quorum(asked)
+        needed = quorum(self.settings.strategy, asked)
         if len(gathered.vectors) < needed:
             raise RoundAbandonedError(
                 f"{len(gathered.vectors)} of {asked} departments answered, the quorum is {needed}"
             )
 
-    def _advance(self, state: RunState, total: Total, departments_in_run: int) -> None:
+    def _advance(self, state: RunState, total: Total, present: int) -> None:
         """Let the server optimiser move the model; the model stays if the result is not finite."""
         if not total.weight > 0:
             raise RoundAbandonedError(f"the sum of weights is {total.weight:g}, not positive")
@@ -210,6 +204,9 @@ class Rounds:
         state.aggregated += 1
         if total.control is not None and state.control is not None:
             # SCAFFOLD, algorithm 1 line 17: the mean over all departments, not only the cohort.
-            state.control = (
-                state.control + total.control / max(departments_in_run, len(state.asked))
-            ).astype(np.float32)
+            state.control = (state.control + total.control / max(present, len(state.asked))).astype(np.float32)
+
+
+def quorum(strategy: StrategySettings, asked: int) -> int:
+    """How many of ``asked`` departments must answer."""
+    return max(1, math.ceil(strategy.quorum * asked - 1e-9))

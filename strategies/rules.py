@@ -42,10 +42,11 @@ def next_control(
     own: FloatVector, server: FloatVector, update: FloatVector, *, steps: int, learning_rate: float
 ) -> FloatVector:
     """SCAFFOLD's Option II: ``c_i - c - update / (K * lr)``, from the noised trajectory only."""
-    return (own - server - update / np.float32(steps * learning_rate)).astype(np.float32)
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, and such a vector is never sent
+        return (own - server - update.astype(np.float64) / (steps * learning_rate)).astype(np.float32)
 
 
 def split_like(vector: torch.Tensor, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
     """Views of a flat vector in the shapes of ``parameters``."""
-    pieces = vector.split([p.numel() for p in parameters])
+    pieces = torch.split(vector, [p.numel() for p in parameters])
     return [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]

@@ -39,7 +39,7 @@ def _override(document: dict[str, Any], override: str) -> None:
         raise SettingsError(f"--set {override}: write it as key=value, for example privacy.epsilon=4")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     table: Any = document
     *parents, last = key.strip().split(".")

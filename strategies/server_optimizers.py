@@ -25,7 +25,8 @@ def apply(
 ) -> tuple[FloatVector, State]:
     """The next model and optimiser state."""
     step, following = OPTIMIZERS[settings.name](settings, state, mean)
-    return (model + settings.server_learning_rate * step).astype(np.float32), following
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, and the caller refuses it
+        return (model + settings.server_learning_rate * step).astype(np.float32), following
 
 
 def _average(_settings: StrategySettings, _state: Mapping[str, Vector], mean: Vector) -> tuple[Vector, State]:
@@ -42,9 +43,7 @@ def _momentum(settings: StrategySettings, state: Mapping[str, Vector], mean: Vec
 def _adaptive(second_moment: Callable[[float, Vector, Vector], Vector]) -> Optimizer:
     """FedAdam and FedYogi differ in the second moment only."""
 
-    def optimizer(
-        settings: StrategySettings, state: Mapping[str, Vector], mean: Vector
-    ) -> tuple[Vector, State]:
+    def optimizer(settings: StrategySettings, state: Mapping[str, Vector], mean: Vector) -> tuple[Vector, State]:
         first = settings.beta1 * state.get("first", np.zeros_like(mean)) + (1 - settings.beta1) * mean
         before = state.get("second", np.full_like(mean, settings.tau**2))
         second = second_moment(settings.beta2, before, mean * mean)

@@ -45,7 +45,13 @@ class ModelSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
-class TrainingSettings(Section):
+class StrictSection(Section):
+    """A section that takes no text for a number and no truth value for a count."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class TrainingSettings(StrictSection):
     """``[training]``: what a department does in a round.
 
     Batches are Poisson samples: each of the department's records is in a step's batch with
@@ -60,7 +66,7 @@ class TrainingSettings(Section):
     loss: Literal["cross-entropy", "hinge", "mse"] | None = None
 
 
-class PrivacySettings(Section):
+class PrivacySettings(StrictSection):
     """``[privacy]``: local record-level differential privacy, or openly none.
 
     ``epsilon`` is met by the largest figure that any accountant prints. ``noise_multiplier``
@@ -99,7 +105,7 @@ class PrivacySettings(Section):
         return self.mode != "off"
 
 
-class StrategySettings(Section):
+class StrategySettings(StrictSection):
     """``[strategy]``: how departments' updates become the next global model.
 
     ``quorum`` is the share of the asked departments that must answer before ``deadline``
@@ -120,28 +126,28 @@ class StrategySettings(Section):
     tau: Positive = 1e-3
 
 
-class EvaluationSettings(Section):
+class EvaluationSettings(StrictSection):
     """``[evaluation]``: measuring the received model rides with training, free of a message leg."""
 
     every: Annotated[int, Field(ge=1, le=10_000)] = 1
     baselines: bool = True
 
 
-class PublishSettings(Section):
+class PublishSettings(StrictSection):
     """``[publish]``: what the resulting model is called and said to be."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
     description: Annotated[str, Field(max_length=2000)] = ""
 
 
-class PerformanceSettings(Section):
+class PerformanceSettings(StrictSection):
     """``[performance]``: nothing in here can change a result beyond rounding."""
 
     gradients: Literal["auto", "hooks", "ew", "ghost", "bookkeeping", "linear", "vmap"] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
-class RunSettings(Section):
+class RunSettings(StrictSection):
     """A whole run file."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "run"

@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -31,7 +31,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: is a folder; give the path of a TOML file") from None
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise SettingsError(f"{path}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # also numbers too long to be read
         raise SettingsError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
@@ -60,9 +62,7 @@ def _explain(kind: type[BaseModel], problem: dict[str, Any]) -> str:
     given = problem.get("input")
     shown = json.dumps(given, default=str)
     if isinstance(given, str) and "expected" in (problem.get("ctx") or {}):
-        options = [
-            option.strip(" '") for option in str(problem["ctx"]["expected"]).replace(" or ", ", ").split(",")
-        ]
+        options = [option.strip(" '") for option in str(problem["ctx"]["expected"]).replace(" or ", ", ").split(",")]
         return f"{field} = {shown}: {message}{_nearest(given, options)}"
     return f"{field} = {shown[:80]}: {message}"
 
@@ -70,7 +70,8 @@ def _explain(kind: type[BaseModel], problem: dict[str, Any]) -> str:
 def _keys(kind: type[BaseModel], location: Sequence[str]) -> list[str]:
     """Known keys of the table at ``location``."""
     current: type[BaseModel] = kind
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         field = current.model_fields.get(part)
         if field is None:
             return []
@@ -78,6 +79,8 @@ def _keys(kind: type[BaseModel], location: Sequence[str]) -> list[str]:
         inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
         if inner is None:
             return []
+        if get_origin(field.annotation) is dict:
+            next(parts, None)  # the entry's own name
         current = inner
     return list(current.model_fields)
 

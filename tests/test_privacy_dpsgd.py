@@ -325,3 +325,24 @@ def test_training_learns() -> None:
         inputs, targets, learning_rate=1.0, random=SecureRandom.seeded(4)
     )
     assert float((model(inputs).argmax(1) == targets).float().mean()) > 0.9
+
+
+@pytest.mark.parametrize("method", ["bookkeeping", "ew", "hooks", "linear"])
+def test_records_that_are_already_learnt_are_no_reason_to_stop(method: str) -> None:
+    """Gradients near zero say nothing about a method's exactness: the check must not refuse it for them."""
+    model = nn.Linear(4, 2)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.tensor([14.0, 0.0]))  # class 0 with probability 1 - 8e-7
+    plan = PrivacyPlan(
+        sampling_rate=1.0,
+        noise_multiplier=1.0,
+        max_grad_norm=1.0,
+        steps_per_round=1,
+        rounds=1,
+        declared_size=32,
+        delta=1e-5,
+    )
+    inputs, targets = torch.ones(32, 4), torch.zeros(32, dtype=torch.int64)
+    trainer = PrivateTrainer(model, losses, plan, method=method)
+    assert trainer.train(inputs, targets, learning_rate=0.1, random=SecureRandom.seeded(1)) == 1

@@ -1,0 +1,99 @@
+"""What Confide leans on inside Flower. When one of these fails, Flower has moved: see strategies/flower.py."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from flwr.app import Context, Message
+from flwr.superlink import extensions
+from flwr.superlink import main as superlink_main
+from flwr.superlink.grid.http_grid import HttpGrid
+from flwr.supernode import start_client_internal
+from flwr.supernode.runtime import run_clientapp
+
+from server.superlink import ControlGuard, guard
+from strategies import flower
+
+
+def test_the_version_is_the_one_these_internals_were_read_in() -> None:
+    assert version("flwr").startswith("1.41.")
+
+
+def test_supernode_loop_calls_what_is_replaced() -> None:
+    source = inspect.getsource(start_client_internal.start_client_internal)
+    assert "_pull_and_store_message(" in source
+    assert "time.sleep(3)" in source
+    assert "time.sleep(0.5)" in inspect.getsource(start_client_internal._push_messages)
+
+
+def test_client_task_helpers_have_the_expected_shape() -> None:
+    assert list(inspect.signature(run_clientapp.pull_task_input).parameters) == ["client"]
+    assert list(inspect.signature(run_clientapp.push_message).parameters) == ["client", "message", "context"]
+    output = inspect.signature(run_clientapp.push_task_output).parameters
+    assert list(output) == ["client", "context", "sub_status", "details"]
+
+
+def test_neither_task_helper_unpacks_the_bundle() -> None:
+    """``pull_task_input`` hands the bundle over as bytes; installing it is somebody else's call."""
+    for helper in (run_clientapp.pull_task_input, run_clientapp.push_message, run_clientapp.push_task_output):
+        source = inspect.getsource(helper)
+        assert "install_from_fab" not in source
+        assert "load_client_app" not in source
+    own = inspect.getsource(flower)
+    assert "install_from_fab" not in own
+    assert "fab_from_proto" not in own
+
+
+def test_grid_internals() -> None:
+    assert isinstance(inspect.getattr_static(HttpGrid, "_runtime_client"), property)
+    assert {"set_run", "close"} <= set(dir(HttpGrid))
+
+
+def test_superlink_takes_middleware_from_the_extension_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extensions, "get_middleware", extensions.get_middleware)
+    guard(b"token")
+    first = superlink_main._get_middleware()[0]
+    assert first.cls is ControlGuard
+
+
+def test_quickened_supernode_waits_for_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_client_internal, "_pull_and_store_message", lambda **_: 7)
+    monkeypatch.setattr(start_client_internal, "time", start_client_internal.time)
+    wakeups = flower.quicken_supernode()
+    assert start_client_internal._pull_and_store_message(state=None) == 7  # type: ignore[call-arg]  # replaced above
+    assert wakeups.arrived.is_set()
+    begin = time.monotonic()
+    start_client_internal.time.sleep(3)
+    assert time.monotonic() - begin < flower.IDLE_SECONDS
+    wakeups.replied.set()
+    begin = time.monotonic()
+    start_client_internal.time.sleep(0.5)
+    assert time.monotonic() - begin < flower.REPLY_SECONDS
+
+
+def test_client_task_runs_our_app_and_reports_completion(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The order of calls against the Runtime API, with a stand-in for the connection."""
+    calls: list[str] = []
+    message, context = SimpleNamespace(name="message"), SimpleNamespace(name="context")
+    client = SimpleNamespace(close=lambda: calls.append("close"))
+    monkeypatch.setattr(flower.Runtime, "client", lambda _self, **_: client)
+    monkeypatch.setattr(flower, "_heartbeat", lambda _client: __import__("contextlib").nullcontext())
+    monkeypatch.setattr(flower, "pull_task_input", lambda _c: (message, context, None, b"bundle"))
+    monkeypatch.setattr(flower, "push_message", lambda _c, reply, _x: calls.append(f"push {reply}"))
+    monkeypatch.setattr(flower, "push_task_output", lambda **kw: calls.append(kw["sub_status"]))
+
+    def app(given: Message, own: Context) -> str:
+        assert given is message  # type: ignore[comparison-overlap]  # a stand-in
+        assert own is context  # type: ignore[comparison-overlap]  # a stand-in
+        return "reply"
+
+    runtime = flower.Runtime(address="127.0.0.1:1", secret_file=str(tmp_path / "none"))
+    flower.execute_client_task(runtime, "token", app)  # type: ignore[arg-type]  # a stand-in
+    assert calls == ["push reply", "completed", "close"]
