@@ -16,9 +16,7 @@ from strategies.console import console, output, print_json
 from strategies.toml import validated
 
 app = typer.Typer(no_args_is_help=True, help="A department's machine: enrol, point at data, take part.")
-dataset_app = typer.Typer(
-    no_args_is_help=True, help="Which data sets this machine offers, and where they lie."
-)
+dataset_app = typer.Typer(no_args_is_help=True, help="Which data sets this machine offers, and where they lie.")
 app.add_typer(dataset_app, name="dataset")
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
@@ -39,29 +37,23 @@ def init(
         print_json(result)
         return
     output.print(f"This machine is [bold]{name}[/]. Configuration: {result['config']}")
-    output.print(
-        f"Give {result['public_key']} to the platform team, and read them its fingerprint over the telephone:"
-    )
+    output.print(f"Give {result['public_key']} to the platform team, and read them its fingerprint over the telephone:")
     output.print(f"  [bold]{result['fingerprint']}[/]")
 
 
-@dataset_app.command(
-    "add", epilog="Example: confide client dataset add claims-2026 claims.csv --declared-size 12000"
-)
+@dataset_app.command("add", epilog="Example: confide client dataset add claims-2026 claims.csv --declared-size 12000")
 def dataset_add(
     name: Annotated[str, typer.Argument(help="The data set's public name.")],
     path: Annotated[str, typer.Argument(help="File or folder with the data.")],
     declared_size: Annotated[int, typer.Option(help="The public size: a round number near the real one.")],
     labels_path: Annotated[str | None, typer.Option(help="Labels of IDX files.")] = None,
-    person: Annotated[
-        str | None, typer.Option(help="Column that identifies a person: one row each is kept.")
-    ] = None,
+    person: Annotated[str | None, typer.Option(help="Column that identifies a person: one row each is kept.")] = None,
     json: Json = False,
 ) -> None:
     """Offer a data set under a name. Only the name and the declared size are ever public."""
     absolute = path
     if not path.startswith(("sklearn:", "hf:")):
-        absolute = str(Path(path).expanduser().resolve())
+        absolute = str(config.expanded(path).resolve())
         if not Path(absolute).exists():
             raise ConfigError(f"path = {path}: no such file or folder; correct it")
     entry: dict[str, Any] = {"path": absolute, "declared_size": declared_size}
@@ -108,13 +100,9 @@ def check(
 
 @app.command(epilog="Example: confide client evaluate global-model --dataset claims-2026 --own own-model")
 def evaluate(
-    model: Annotated[
-        Path, typer.Argument(help="Folder of a global model (model.safetensors, manifest.json).")
-    ],
+    model: Annotated[Path, typer.Argument(help="Folder of a global model (model.safetensors, manifest.json).")],
     dataset: Annotated[str, typer.Option(help="The data set's name on this machine.")],
-    own: Annotated[
-        Path | None, typer.Option(help="Folder of the department's own model, to compare with.")
-    ] = None,
+    own: Annotated[Path | None, typer.Option(help="Folder of the department's own model, to compare with.")] = None,
     json: Json = False,
 ) -> None:
     """Measure a model on this department's validation split: local, and nothing is spent."""
@@ -130,9 +118,7 @@ def evaluate(
         if folder is None:
             continue
         network, task, manifest = load_model(folder)
-        description = validated(
-            DataSettings, manifest.get("data") or {}, where=f"{folder / 'manifest.json'}: data"
-        )
+        description = validated(DataSettings, manifest.get("data") or {}, where=f"{folder / 'manifest.json'}: data")
         data = load(description, entry, name=settings.name)
         split = data.validation if len(data.validation.targets) else data.train
         results[label] = task.metrics(measure(network, task, split))
@@ -150,10 +136,12 @@ def run(verbose: Annotated[bool, typer.Option(help="Show what Flower says, too."
     """Take part in runs until stopped. Runs only the code installed here, never what the server sends."""
     from client.log import to_file
     from client.runner import Service, check_connection
+    from strategies.environment import stop_with_parent_if_asked
 
     settings = config.load_settings()
     to_file(verbose=verbose)
     check_connection(settings)
+    stop_with_parent_if_asked()
     service = Service(settings)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: service.stop())

@@ -14,6 +14,8 @@
     declared_size = 12000
     person = "patient_id"
     validation = 0.1
+    max_epsilon = 8.0       # what one run may cost a record at most
+    max_delta = 1e-5
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ class DatasetSettings(Section):
     labels_path: str | None = None
     person: str | None = None
     validation: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    max_epsilon: Annotated[float, Field(gt=0, le=1000)] = 8.0
+    max_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
 
 
 class ClientSettings(Section):
@@ -141,6 +145,14 @@ def _toml(value: str | float) -> str:
 
 def _absolute(here: Path, path: str | None) -> str | None:
     """A path of the file, absolute; a bundled set's name is no path."""
-    return (
-        path if path is None or path.startswith(("sklearn:", "hf:")) else str(here / Path(path).expanduser())
-    )
+    if path is None or path.startswith(("sklearn:", "hf:")):
+        return path
+    return str(here / expanded(path))
+
+
+def expanded(path: str) -> Path:
+    """A path with ``~`` replaced by the home it stands for; as it is where nobody has such a home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)

@@ -103,9 +103,7 @@ class DatasetEntry:
         return f"DatasetEntry(path={self.path!r}, declared_size={self.declared_size})"
 
 
-def load(
-    settings: DataSettings, entry: DatasetEntry, *, name: str, allow_one_class: bool = False
-) -> DepartmentData:
+def load(settings: DataSettings, entry: DatasetEntry, *, name: str, allow_one_class: bool = False) -> DepartmentData:
     """Read, check and split a department's data set.
 
     Args:
@@ -257,9 +255,7 @@ def _at(values: Sequence[bytes], rows: npt.NDArray[np.int64]) -> list[bytes]:
 
 def _split(prepared: Prepared, rows: npt.NDArray[np.int64]) -> Split:
     """Copy some records into tensors."""
-    return Split(
-        inputs=torch.from_numpy(prepared.inputs[rows]), targets=torch.from_numpy(prepared.targets[rows])
-    )
+    return Split(inputs=torch.from_numpy(prepared.inputs[rows]), targets=torch.from_numpy(prepared.targets[rows]))
 
 
 def _size_warnings(declared_size: int, records: int, validated: bool) -> tuple[str, ...]:
@@ -267,8 +263,7 @@ def _size_warnings(declared_size: int, records: int, validated: bool) -> tuple[s
     warnings = []
     if records > _SIZE_RATIO * declared_size:
         warnings.append(
-            f"declared_size = {declared_size} is less than half the usable rows: "
-            "steps are too large; raise it"
+            f"declared_size = {declared_size} is less than half the usable rows: steps are too large; raise it"
         )
     if records * _SIZE_RATIO < declared_size:
         warnings.append(

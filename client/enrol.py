@@ -52,9 +52,7 @@ def _authority(ca: Path) -> bytes:
         authority = ca.read_bytes()
         x509.load_pem_x509_certificates(authority)
     except OSError as error:
-        raise ConfigError(
-            f"--ca {ca}: {error.strerror}; ask the platform team for the coordinator's ca.pem"
-        ) from None
+        raise ConfigError(f"--ca {ca}: {error.strerror}; ask the platform team for the coordinator's ca.pem") from None
     except ValueError:
         raise ConfigError(
             f"--ca {ca}: not a PEM certificate; ask the platform team for the coordinator's ca.pem"

@@ -50,9 +50,7 @@ def take(line: str) -> None:
     text = line.strip()
     if text.startswith(MARK.strip()):
         level, _, message = text.removeprefix(MARK.strip()).strip().partition(" ")
-        logging.getLogger("confide.client").log(
-            logging.getLevelNamesMapping().get(level, logging.INFO), "%s", message
-        )
+        logging.getLogger("confide.client").log(logging.getLevelNamesMapping().get(level, logging.INFO), "%s", message)
     elif text:
         logging.getLogger("confide.client.flower").debug("%s", text)
 

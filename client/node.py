@@ -18,6 +18,7 @@ from flwr.supernode.cli.flower_supernode import flower_supernode
 from client.app import app
 from client.config import load_settings
 from client.log import to_parent
+from strategies.environment import stop_with_parent
 from strategies.flower import (
     CLIENT_TASK,
     Runtime,
@@ -25,7 +26,6 @@ from strategies.flower import (
     acquire,
     execute_client_task,
     quicken_supernode,
-    stop_with_parent,
 )
 
 logger = logging.getLogger("confide.client")

@@ -73,17 +73,11 @@ def check_connection(settings: ClientSettings) -> None:
             "check the server's name in client.toml and that root_certificate is this coordinator's"
         ) from None
     except ssl.SSLError as error:
-        raise NotTrustedError(
-            f"server = {settings.server}: no TLS there ({error.reason}); check the port"
-        ) from None
+        raise NotTrustedError(f"server = {settings.server}: no TLS there ({error.reason}); check the port") from None
     except socket.gaierror:
-        raise ConfigError(
-            f"server = {settings.server}: unknown host name; correct it in client.toml"
-        ) from None
+        raise ConfigError(f"server = {settings.server}: unknown host name; correct it in client.toml") from None
     except OSError as error:
-        logger.warning(
-            "server %s is not reachable yet (%s); will keep trying", settings.server, error.strerror
-        )
+        logger.warning("server %s is not reachable yet (%s); will keep trying", settings.server, error.strerror)
 
 
 class Service:

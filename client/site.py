@@ -51,6 +51,8 @@ def site_for(spec: str, context: Context) -> Site:
         journal=DiskJournal(config.directory() / "runs"),
         random=_fresh,
         allow_without_privacy=own.allow_without_privacy,
+        max_epsilon=own.dataset[name].max_epsilon,
+        max_delta=own.dataset[name].max_delta,
     )
 
 
@@ -87,9 +89,7 @@ _stock_journals: dict[int, MemoryJournal] = {}
 def _bundled_site(name: str, description: str, context: Context) -> Site:
     """A stock SuperNode's share of a bundled public data set."""
     if not name.startswith(BUNDLED):
-        raise RefusalError(
-            Status.UNKNOWN_DATASET, f"{name}: this machine is not enrolled and knows no data sets"
-        )
+        raise RefusalError(Status.UNKNOWN_DATASET, f"{name}: this machine is not enrolled and knows no data sets")
     share, shares = context.node_config.get("partition-id"), context.node_config.get("num-partitions")
     if not isinstance(share, int) or not isinstance(shares, int) or not 0 <= share < shares:
         raise RefusalError(

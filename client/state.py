@@ -70,9 +70,7 @@ class DiskJournal:
             if file.exists():
                 known = json.loads(file.read_text())
             if known["digest"] != digest:
-                raise RefusalError(
-                    Status.REFUSED_BY_POLICY, f"run {run}: its settings changed after it began"
-                )
+                raise RefusalError(Status.REFUSED_BY_POLICY, f"run {run}: its settings changed after it began")
             if number <= int(known["last_round"]):
                 raise RefusalError(
                     Status.ROUND_ALREADY_ANSWERED,
@@ -89,9 +87,7 @@ class DiskJournal:
         with _durable():
             control: FloatVector = load_file(file)["control"]
         if control.shape != (size,) or control.dtype != np.float32:
-            raise RefusalError(
-                Status.STATE_NOT_DURABLE, f"{file}: holds {control.shape}, the model needs ({size},)"
-            )
+            raise RefusalError(Status.STATE_NOT_DURABLE, f"{file}: holds {control.shape}, the model needs ({size},)")
         return control
 
     def keep_control(self, run: str, control: FloatVector) -> None:
@@ -101,15 +97,8 @@ class DiskJournal:
 
     def _file(self, run: str, suffix: str) -> Path:
         """The run's file; a run's name comes from the server, so it must not choose the folder."""
-        if (
-            not run
-            or run.startswith(".")
-            or not all(c.isalnum() or c in "._-" for c in run)
-            or len(run) > 128
-        ):
-            raise RefusalError(
-                Status.BAD_MESSAGE, "the run's name is not made of letters, digits, '.', '_' and '-'"
-            )
+        if not run or run.startswith(".") or not all(c.isalnum() or c in "._-" for c in run) or len(run) > 128:
+            raise RefusalError(Status.BAD_MESSAGE, "the run's name is not made of letters, digits, '.', '_' and '-'")
         return self.directory / f"{run}{suffix}"
 
 

@@ -16,6 +16,7 @@ from client.plain import PlainTrainer
 from client.state import Journal
 from models.task import Task
 from models.vector import load_vector, to_vector
+from privacy.accounting import epsilon, quick_epsilon
 from privacy.dpsgd import PrivateTrainer
 from privacy.metrics import metric_release
 from privacy.noise import SecureRandom
@@ -36,7 +37,8 @@ class Site:
     """One department's machine, as far as a run can see it.
 
     ``random`` gives the generator for a purpose; on a real machine always a fresh one keyed by
-    the operating system. ``simulated`` permits what only a simulation may do.
+    the operating system. ``simulated`` permits what only a simulation may do. ``max_epsilon`` and
+    ``max_delta`` cap what one run may cost a record here.
     """
 
     data: DepartmentData
@@ -44,6 +46,8 @@ class Site:
     random: Randomness
     simulated: bool = False
     allow_without_privacy: bool = False
+    max_epsilon: float | None = None
+    max_delta: float | None = None
     gradients: str | None = None
 
 
@@ -111,8 +115,29 @@ def check_policy(settings: RunSettings, instruction: Instruction, site: Site) ->
             Status.REFUSED_BY_POLICY,
             'the run asks for privacy = "off"; set allow_without_privacy = true in client.toml to permit it',
         )
+    plan = plan_for(settings, declared_size=site.data.declared_size)
+    if plan is not None:
+        check_caps(plan, site)
     if settings.privacy.on and metric_mode(settings.privacy) == "plain":
         raise RefusalError(Status.REFUSED_BY_POLICY, 'metrics = "plain" is for simulations alone')
+
+
+def check_caps(plan: PrivacyPlan, site: Site) -> None:
+    """Refuse a run whose whole plan may cost a record more than this data set's caps for one run."""
+    if site.max_delta is not None and plan.delta > site.max_delta:
+        raise RefusalError(
+            Status.REFUSED_BY_POLICY, f"delta = {plan.delta:g} is more than max_delta = {site.max_delta:g}"
+        )
+    # Renyi accounting bounds the cost in microseconds; only where it is too coarse are the others asked.
+    if site.max_epsilon is None or quick_epsilon(plan) <= site.max_epsilon:
+        return
+    cost = epsilon(plan).pld
+    if cost > site.max_epsilon:
+        raise RefusalError(
+            Status.REFUSED_BY_POLICY,
+            f"the run may cost epsilon {cost:.3f} (PLD, delta {plan.delta:g}), more than "
+            f"max_epsilon = {site.max_epsilon:g}",
+        )
 
 
 def measure(model: nn.Module, task: Task, split: Split) -> np.ndarray:
@@ -145,9 +170,7 @@ def _train(
         correction = rules.proximal(received, settings.strategy.proximal)
     if settings.strategy.name == "scaffold":
         if instruction.control is None or instruction.control.shape != received.shape:
-            raise RefusalError(
-                Status.BAD_MESSAGE, "scaffold: the server's control variate is missing or misshapen"
-            )
+            raise RefusalError(Status.BAD_MESSAGE, "scaffold: the server's control variate is missing or misshapen")
         own_control = site.journal.control(own.run, own.layout.parameters)
         correction = rules.control_variates(instruction.control, own_control)
     own.model.train()

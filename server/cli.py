@@ -47,8 +47,10 @@ def up(
 ) -> None:
     """Run the coordinator until stopped: TLS, admitted departments only, state on disk."""
     from server.up import Coordinator
+    from strategies.environment import stop_with_parent_if_asked
 
     names = list(dict.fromkeys([*(name or []), "127.0.0.1", "localhost", socket.gethostname()]))
+    stop_with_parent_if_asked()
     coordinator = Coordinator(host=host, port=port, names=names)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: coordinator.leave())

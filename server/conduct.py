@@ -19,8 +19,7 @@ from torch import nn
 from models.store import describe, save
 from models.task import Task
 from models.vector import load_vector, to_vector
-from privacy.accountants import Epsilon, renyi_epsilon
-from privacy.accounting import epsilon
+from privacy.accounting import Epsilon, epsilon, quick_epsilon
 from privacy.plan import PrivacyPlan
 from server.errors import RunError
 from server.evaluation import TestSet
@@ -29,6 +28,7 @@ from server.runs import RunDirectory, now
 from strategies.agreement import ANY_SIZE, digest, layout_of, model_of, plan_for, read_spec, task_of
 from strategies.errors import RunStoppedError
 from strategies.rounds import RoundReport, Rounds, RunState
+from strategies.runfile import parse
 from strategies.settings import RunSettings
 
 logger = logging.getLogger("confide.server")
@@ -119,14 +119,19 @@ def conduct(
     repeatable: bool,
     watch: Watcher,
     extra: Callable[[], Mapping[str, np.ndarray]] = dict,
+    pictures: bool = True,
 ) -> RunState:
     """Go through all rounds of the run in ``directory``, from its checkpoint if it has one.
 
-    Leaves the model in ``model/`` and the plots in ``plots/``. Raises :class:`RunStoppedError`, and
-    whatever an engine raises; ``run.json`` then says ``stopped`` or ``failed``.
+    Leaves the model in ``model/`` and, with ``pictures``, the plots in ``plots/``. Raises
+    :class:`RunStoppedError`, and whatever an engine raises; ``run.json`` then says ``stopped`` or ``failed``.
     """
     with outcome(directory):
         state = _conduct(grid, directory, test, repeatable=repeatable, watch=watch, extra=extra)
+        if pictures:
+            _draw(directory)
+        # Last of all: whoever waits for this word may end the process that wrote it.
+        directory.update(status="finished", ended=now())
     watch({"event": "finished"})
     return state
 
@@ -155,9 +160,13 @@ def _conduct(
     extra: Callable[[], Mapping[str, np.ndarray]],
 ) -> RunState:
     """Build what the run needs, go through its rounds and finish it."""
-    spec = directory.document()["spec"]
+    document = directory.document()
+    spec = document["spec"]
     run, settings = read_spec(spec)
-    task, model = task_of(settings), model_of(settings, seed=_model_seed(directory))
+    # What departments need not know is no part of the spec.
+    own = parse(document["settings"], where=str(directory.path / "run.json"))
+    settings = settings.model_copy(update={"seed": own.seed, "publish": own.publish})
+    task, model = task_of(settings), model_of(settings, seed=_model_seed(own, directory))
     layout = layout_of(settings, model, task)
     if directory.has_checkpoint():
         state, _ = directory.load_checkpoint()
@@ -176,7 +185,7 @@ def _conduct(
     )
     rounds = Rounds(
         grid=grid,
-        settings=settings.model_copy(update={"seed": directory.document()["settings"].get("seed")}),
+        settings=settings,
         run=run,
         spec=spec,
         task=task,
@@ -190,7 +199,7 @@ def _conduct(
 
 
 def finish(directory: RunDirectory, settings: RunSettings, books: Books, state: RunState) -> None:
-    """Write the model with its manifest and privacy label, the plots, and the final ``run.json``."""
+    """Write the model with its manifest and privacy label, and the final ``run.json``."""
     document = directory.document()
     load_vector(books.model, state.model)
     spent = {name: epsilon_record(name, figure) for name, figure in books.spent(state).items()}
@@ -216,19 +225,14 @@ def finish(directory: RunDirectory, settings: RunSettings, books: Books, state: 
         result=rows[-1]["test"] or rows[-1]["validation"] if rows else {},
         rounds_abandoned=abandoned,
     )
+
+
+def _draw(directory: RunDirectory) -> None:
+    """Draw the plots if that is possible here."""
     try:
         draw(directory)
     except (ImportError, OSError) as error:  # a finished run is not failed by a missing picture
         logger.warning("run %s: no plots: %s", directory.name, error)
-    # Last of all: whoever waits for this word may end the process that wrote it.
-    directory.update(status="finished", ended=now())
-
-
-def quick_epsilon(plan: PrivacyPlan, *, rounds: int, metric_releases: int) -> float:
-    """Renyi epsilon of part of a plan, the larger of its two compartments: cheap enough for every round."""
-    training = (plan.sampling_rate, plan.noise_multiplier, rounds * plan.steps_per_round)
-    release = (1.0, plan.metric_noise or 1.0, metric_releases if plan.metric_noise else 0)
-    return max(renyi_epsilon((spent,), plan.delta) if spent[2] else 0.0 for spent in (training, release))
 
 
 def epsilon_record(department: str, figure: Epsilon) -> dict[str, Any]:
@@ -260,8 +264,6 @@ def privacy_label(settings: RunSettings, spent: list[dict[str, Any]], private: s
     }
 
 
-def _model_seed(directory: RunDirectory) -> int:
+def _model_seed(settings: RunSettings, directory: RunDirectory) -> int:
     """The seed of the initial model: the run's own, else its name's digest, so that a resumed run agrees."""
-    document = directory.document()
-    seed = document["settings"].get("seed")
-    return int(seed) if seed is not None else int(digest(document["name"])[:12], 16)
+    return settings.seed if settings.seed is not None else int(digest(directory.name)[:12], 16)

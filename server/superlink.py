@@ -16,7 +16,7 @@ from flwr.superlink.cli.flower_superlink import flower_superlink
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from strategies.flower import stop_with_parent
+from strategies.environment import stop_with_parent
 
 CONTROL_PATH = "/v1/control"
 HEADER = "x-confide-control"

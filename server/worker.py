@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx
 
 from server.app import app
-from strategies.flower import SERVER_TASK, Runtime, acquire, execute_server_task, stop_with_parent
+from strategies.environment import stop_with_parent
+from strategies.flower import SERVER_TASK, Runtime, acquire, execute_server_task
 
 logger = logging.getLogger("confide.server")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,9 +43,7 @@ def simulate(
     check_writable(json)
     if resume is not None:
         if run_file is not None or overrides or out is not None:
-            raise RunError(
-                "--resume continues a run with its own settings; leave run file, --set and --out away"
-            )
+            raise RunError("--resume continues a run with its own settings; leave run file, --set and --out away")
         directory = RunDirectory(resume.resolve())
         document = directory.document()
         if document["engine"] != "simulation":
@@ -64,9 +63,7 @@ def simulate(
         directory.update(forecast=forecast_record(settings, told))
     else:
         raise RunError("run file: missing; give a run.toml, or --resume FOLDER")
-    with run_progress(
-        f"simulating {len(data.departments)} departments", settings.training.rounds
-    ) as progress:
+    with run_progress(f"simulating {len(data.departments)} departments", settings.training.rounds) as progress:
         simulation = Simulation(settings=settings, bench=data, directory=directory, watch=progress)
         simulation.go()
     wanted = settings.evaluation.baselines if baselines is None else baselines
@@ -94,6 +91,8 @@ def demo(
     from simulations.demo import run_demo
 
     check_writable(json)
+    # Whoever ends the demo politely gets the same clean-up as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     result = run_demo(keep)
     show_result(result)
     if json is not None:

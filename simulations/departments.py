@@ -13,6 +13,7 @@ from client.data import DatasetEntry, DepartmentData, assemble, load, split_by_k
 from client.state import MemoryJournal
 from client.train import Site
 from models.errors import nearest
+from models.inputs.errors import OneClass
 from models.inputs.prepare import Prepared, prepare_source
 from models.inputs.resolve import resolve
 from privacy.noise import SecureRandom
@@ -44,10 +45,11 @@ def bench(settings: RunSettings) -> Bench:
         return _checked(settings, Bench(departments=_a_file_each(settings), test=load_test(data)))
     if data.path is None:
         raise SettingsError(
-            "data: no source; give departments = { name = path, … }, "
-            "or path with department_column or partition"
+            "data: no source; give departments = { name = path, … }, or path with department_column or partition"
         )
     prepared = prepare_source(data, data.path, data.labels_path)
+    if prepared.targets.dtype == np.int64 and (prepared.targets == prepared.targets[0]).all():
+        raise OneClass(f"{data.path}: all labels are the same; check the label column and data.classes")
     rows = np.arange(prepared.records)
     test = load_test(data)
     if data.test is not None and data.test.share is not None:
@@ -55,7 +57,10 @@ def bench(settings: RunSettings) -> Bench:
         keys = prepared.keys if prepared.persons is None else prepared.persons
         held_out = split_by_key(keys, _key("public test set"), data.test.share)
         if not held_out.any():
-            raise SettingsError(f"data.test.share = {data.test.share:g}: no record is set aside; raise it")
+            raise SettingsError(
+                f"data.test.share = {data.test.share:g}: not one of {prepared.records} records is set aside; "
+                "raise it or add records"
+            )
         test = TestSet(
             inputs=torch.from_numpy(prepared.inputs[held_out]),
             targets=torch.from_numpy(prepared.targets[held_out]),
@@ -74,13 +79,9 @@ def _checked(settings: RunSettings, made: Bench) -> Bench:
         )
     for name in settings.data.declared_sizes:
         if name not in made.departments:
-            raise SettingsError(
-                f"data.declared_sizes.{name}: there is no such department; {nearest(name, known)}"
-            )
+            raise SettingsError(f"data.declared_sizes.{name}: there is no such department; {nearest(name, known)}")
     if made.test is None and not any(len(data.validation.targets) for data in made.departments.values()):
-        raise SettingsError(
-            "data.validation: no record is held out to measure on; raise it, or give [data.test]"
-        )
+        raise SettingsError("data.validation: no record is held out to measure on; raise it, or give [data.test]")
     return made
 
 
@@ -147,9 +148,7 @@ def _dealt_out(settings: RunSettings, prepared: Prepared, rows: np.ndarray) -> d
         )
         names = department_names(kind=plan.kind, departments=plan.departments, groups=groups)
     else:
-        raise SettingsError(
-            'data.path: say how it is dealt out: department_column, or [data.partition] kind = "iid"'
-        )
+        raise SettingsError('data.path: say how it is dealt out: department_column, or [data.partition] kind = "iid"')
     departments = {}
     for name, part in zip(names, parts, strict=True):
         departments[name] = assemble(

@@ -51,9 +51,7 @@ class LocalGrid(Grid):
         """Replies to ``message_ids``, each handed out once."""
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push and pull in one."""
         return self.pull_messages(self.push_messages(messages))
 
@@ -74,6 +72,4 @@ class LocalGrid(Grid):
         ttl: float | None = None,
     ) -> Message:
         """A message, as Flower's deprecated factory made it."""
-        return Message(
-            content, dst_node_id=dst_node_id, message_type=message_type, ttl=ttl, group_id=group_id
-        )
+        return Message(content, dst_node_id=dst_node_id, message_type=message_type, ttl=ttl, group_id=group_id)

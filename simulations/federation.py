@@ -21,7 +21,7 @@ from client.config import FILE, DatasetSettings, add_dataset
 from client.enrol import enrol
 from server.control import Control
 from server.place import Place
-from strategies.environment import ENVIRONMENT
+from strategies.environment import ENVIRONMENT, STOP_WITH_PARENT
 from strategies.errors import StrategyError
 
 START_SECONDS = 90.0
@@ -176,7 +176,8 @@ class Federation:
     def _environment(self, member: str) -> Mapping[str, str]:
         """The environment of a member's processes."""
         home = str(self.home(member))
-        return dict(os.environ) | ENVIRONMENT | {"CONFIDE_HOME": home, "FLWR_HOME": f"{home}/flower"}
+        own = {"CONFIDE_HOME": home, "FLWR_HOME": f"{home}/flower", STOP_WITH_PARENT: "1"}
+        return dict(os.environ) | ENVIRONMENT | own
 
 
 def free_port() -> int:

@@ -137,21 +137,15 @@ def _enough(draw: Callable[[], list[Indices]], minimum: int) -> list[Indices] | 
     return None
 
 
-def _iid(
-    targets: npt.NDArray[Any], departments: int, _alpha: float, rng: np.random.Generator
-) -> list[Indices]:
+def _iid(targets: npt.NDArray[Any], departments: int, _alpha: float, rng: np.random.Generator) -> list[Indices]:
     """Deal records out evenly."""
     return np.array_split(rng.permutation(len(targets)), departments)
 
 
-def _dirichlet(
-    targets: npt.NDArray[Any], departments: int, alpha: float, rng: np.random.Generator
-) -> list[Indices]:
+def _dirichlet(targets: npt.NDArray[Any], departments: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
     """Share out each class by its own Dirichlet draw."""
     if targets.ndim != 1 or targets.dtype.kind == "f":
-        raise PartitionError(
-            "kind = 'dirichlet' needs class labels; use 'iid' or 'quantity' for a regression"
-        )
+        raise PartitionError("kind = 'dirichlet' needs class labels; use 'iid' or 'quantity' for a regression")
     shares: list[list[Indices]] = [[] for _ in range(departments)]
     for label in np.unique(targets):
         members = rng.permutation(np.flatnonzero(targets == label))
@@ -161,9 +155,7 @@ def _dirichlet(
     return [np.concatenate(share) for share in shares]
 
 
-def _quantity(
-    targets: npt.NDArray[Any], departments: int, alpha: float, rng: np.random.Generator
-) -> list[Indices]:
+def _quantity(targets: npt.NDArray[Any], departments: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
     """Share out all records by one Dirichlet draw."""
     return _cut(rng.permutation(len(targets)), rng.dirichlet(np.full(departments, alpha)))
 

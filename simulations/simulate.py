@@ -38,6 +38,7 @@ class Simulation:
     bench: Bench
     directory: RunDirectory
     watch: Watcher
+    pictures: bool = True
     _first_round: float | None = None
     _begin: float = field(default_factory=time.monotonic)
 
@@ -57,6 +58,7 @@ class Simulation:
             repeatable=self.settings.seed is not None,
             watch=self._watch,
             extra=lambda: _controls(own, self.directory.name),
+            pictures=self.pictures,
         )
 
     def _watch(self, row: Mapping[str, Any]) -> None:
@@ -70,9 +72,7 @@ class Simulation:
         document, rows = self.directory.document(), self.directory.metrics()
         federated = score_directory(self.directory, self.bench)
         metric = headline(federated)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-            1024 * 1024 if sys.platform == "darwin" else 1024
-        )
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
         return {
             "metric": metric,
             metric: {"federated": federated[metric]}
@@ -85,9 +85,7 @@ class Simulation:
             "rounds": sum(row["trained"] and not row["abandoned"] for row in rows),
             "seconds": round(time.monotonic() - self._begin, 3),
             "seconds_to_first_round": round(self._first_round or 0.0, 3),
-            "round_seconds": round(
-                statistics.median([row["seconds"] for row in rows if row["trained"]] or [0.0]), 4
-            ),
+            "round_seconds": round(statistics.median([row["seconds"] for row in rows if row["trained"]] or [0.0]), 4),
             "leg_seconds_median": round(statistics.median([row["leg_seconds"] for row in rows] or [0.0]), 4),
             "peak_memory_mb": round(peak, 1),
             "run_dir": str(self.directory.path),
@@ -156,9 +154,7 @@ def score(model: torch.nn.Module, task: Task, bench: Bench) -> dict[str, float]:
     """Scores on the public test set, or else on all departments' validation splits together."""
     if bench.test is not None:
         return bench.test.metrics(model, task)
-    return task.metrics(
-        np.sum([measure(model, task, data.validation) for data in bench.departments.values()], axis=0)
-    )
+    return task.metrics(np.sum([measure(model, task, data.validation) for data in bench.departments.values()], axis=0))
 
 
 def measured_on(bench: Bench) -> str:
@@ -185,7 +181,9 @@ def _one(
     if not (directory.path / "run.json").exists():
         directory = create(settings, folder, engine="simulation", name=safe)
     watch({"event": "baseline", "name": name})
-    simulation = Simulation(settings=settings, bench=bench, directory=directory, watch=lambda _row: None)
+    simulation = Simulation(
+        settings=settings, bench=bench, directory=directory, watch=lambda _row: None, pictures=False
+    )
     simulation.go()
     return score_directory(directory, measured or bench)
 

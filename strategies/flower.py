@@ -10,7 +10,6 @@ that fails loudly when Flower moves.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,6 @@ from flwr.common.serde import context_from_proto, run_from_proto
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest
 from flwr.proto.runtime_pb2 import PushTaskOutputRequest as TaskOutput
 from flwr.serverapp import Grid
-from flwr.supercore.app_utils import start_parent_process_monitor
 from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.interceptors import (
@@ -195,8 +193,3 @@ def quicken_supernode() -> Wakeups:
         sleep=sleep, time=time.time
     )
     return wakeups
-
-
-def stop_with_parent() -> None:
-    """Leave when the process that started this one is gone."""
-    start_parent_process_monitor(os.getppid())

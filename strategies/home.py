@@ -13,7 +13,10 @@ from strategies.errors import SettingsError
 def home() -> Path:
     """The state directory; created 0700 if absent."""
     named = os.environ.get("CONFIDE_HOME")
-    path = Path(named).expanduser() if named else user_data_path("confide")
+    try:
+        path = Path(named).expanduser() if named else user_data_path("confide")
+    except RuntimeError as error:
+        raise SettingsError(f"CONFIDE_HOME = {named}: {error}; name another") from None
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

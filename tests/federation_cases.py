@@ -24,6 +24,8 @@ from strategies.settings import RunSettings
 from strategies.status import Status
 from strategies.wire import FloatVector, Instruction, answer
 
+torch.set_num_threads(1)  # threads only get in each other's way on problems of this size
+
 TOY: dict[str, Any] = {
     "name": "toy",
     "model": {"name": "logistic"},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,7 +144,7 @@ def test_a_machine_with_an_unknown_key_is_told_so(federation: Federation, tmp_pa
 
 def test_a_run_can_be_stopped_and_resumed(federation: Federation) -> None:
     directory = start(federation, new_run(federation, training={"rounds": 30, "local_steps": 20}))
-    until(lambda: directory.metrics())
+    until(directory.metrics)
     federation.run("coordinator", "run", "stop", directory.name)
     assert ended(directory) == "stopped"
     done = directory.load_checkpoint()[0].round
@@ -182,7 +184,7 @@ def test_a_run_goes_on_when_a_department_is_killed_in_mid_round(federation: Fede
         strategy={"deadline": 20.0, "min_departments": 2},
     )
     start(federation, directory)
-    until(lambda: directory.has_checkpoint())  # recorded just before departments are asked
+    until(directory.has_checkpoint)  # recorded just before departments are asked
     time.sleep(1.0)
     federation.kill("east")
     assert ended(directory) == "finished", directory.document().get("error")
@@ -192,9 +194,7 @@ def test_a_run_goes_on_when_a_department_is_killed_in_mid_round(federation: Fede
 
 
 def test_port_in_use(federation: Federation, tmp_path: Path) -> None:
-    with pytest.raises(
-        FederationError, match=f"port {federation.port} .*stop the other program or give --port"
-    ):
+    with pytest.raises(FederationError, match=f"port {federation.port} .*stop the other program or give --port"):
         federation.run("second", "server", "up", "--port", str(federation.port))
 
 
@@ -205,10 +205,41 @@ def test_logs_hold_no_training_figures(federation: Federation) -> None:
     assert "accuracy" not in text
 
 
-def test_everything_is_stopped_at_the_end(tmp_path: Path) -> None:
-    members, _ = deal_out(tmp_path / "data")
-    federation = Federation(directory=tmp_path, members=members[:1])
-    with pytest.raises(ZeroDivisionError), federation:
-        raise ZeroDivisionError
-    found = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False)
-    assert found.stdout == ""
+LOOPBACK = """
+import sys, time
+from pathlib import Path
+from simulations.demo import deal_out
+from simulations.federation import Federation
+folder = Path(sys.argv[1])
+members, _ = deal_out(folder / "data")
+with Federation(directory=folder, members=members[:1]):
+    print("up", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_outlives_whoever_started_it(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C stops every process; so does a kill that leaves no time for manners."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LOOPBACK, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        assert running(tmp_path)
+        process.send_signal(number)
+        process.wait(timeout=60)
+    until(lambda: not running(tmp_path), seconds=60)
+
+
+def running(folder: Path) -> list[str]:
+    """Processes whose state lies in ``folder``."""
+    mark = f"CONFIDE_HOME={folder}".encode()
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in environment.read_bytes():
+                found.append(environment.parent.name)
+        except OSError:
+            continue  # ended meanwhile, or another user's
+    return found

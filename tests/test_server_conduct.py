@@ -41,7 +41,12 @@ def public_test() -> TestSet:
 
 def go(directory: RunDirectory, *, test: TestSet | None = None, **changes: Any) -> list[Mapping[str, Any]]:
     seen: list[Mapping[str, Any]] = []
-    arguments: dict[str, Any] = {"test": test, "repeatable": True, "watch": seen.append}
+    arguments: dict[str, Any] = {
+        "test": test,
+        "repeatable": True,
+        "watch": seen.append,
+        "pictures": False,
+    }
     conduct(grid(), directory, **(arguments | changes))
     return seen
 
@@ -58,7 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, Ru
     directory, settings = prepared(
         tmp_path_factory.mktemp("runs"), privacy=CHEAP, publish={"name": "released", "description": "d"}
     )
-    return directory, settings, go(directory, test=public_test())
+    return directory, settings, go(directory, test=public_test(), pictures=True)
 
 
 def test_the_model_and_what_it_says_of_itself(finished: Any) -> None:
@@ -179,7 +184,7 @@ def test_a_run_that_cannot_begin_says_failed_so_that_nobody_waits_for_it(tmp_pat
         (directory.path / "checkpoint.safetensors").write_bytes(b"damaged")
     else:
         directory.update(spec="{}")
-    with pytest.raises(Exception, match="damaged|spec"):
+    with pytest.raises(Exception, match=r"damaged|spec"):
         go(directory)
     assert directory.document()["status"] == "failed"
 
@@ -209,7 +214,7 @@ def test_a_missing_picture_fails_no_run(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(room, "draw", broken)
     directory, _ = prepared(tmp_path)
-    go(directory)
+    go(directory, pictures=True)
     assert directory.document()["status"] == "finished"
 
 
@@ -223,7 +228,7 @@ def test_a_server_without_matplotlib_trains_all_the_same(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(builtins, "__import__", without)
     directory, _ = prepared(tmp_path)
-    go(directory)
+    go(directory, pictures=True)
     assert directory.document()["status"] == "finished"
 
 

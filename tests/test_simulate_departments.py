@@ -164,7 +164,7 @@ def test_what_cannot_be_simulated_is_refused(
 def simulated(settings: RunSettings, folder: Path) -> dict[str, Any]:
     made = bench(settings)
     directory = create(settings, folder, engine="simulation", name="run")
-    run = Simulation(settings=settings, bench=made, directory=directory, watch=lambda _row: None)
+    run = Simulation(settings=settings, bench=made, directory=directory, watch=lambda _row: None, pictures=False)
     run.go()
     return run.result({})
 

@@ -34,7 +34,7 @@ def simulation(
     directory = RunDirectory(folder / "toy-1")
     if not directory.path.exists():
         directory = create(settings, folder, engine="simulation", name="toy-1")
-    return Simulation(settings=settings, bench=bench(), directory=directory, watch=watch)
+    return Simulation(settings=settings, bench=bench(), directory=directory, watch=watch, pictures=False)
 
 
 def outcome(folder: Path) -> tuple[bytes, dict[str, Any]]:
@@ -98,7 +98,9 @@ def test_other_seeds_and_no_seed_give_other_runs(tmp_path: Path) -> None:
 
 
 def test_partial_participation_resumes_with_the_same_cohorts(tmp_path: Path) -> None:
-    settings = private("fedavg", strategy={"fraction": 0.5, "min_departments": 1})
+    settings = private("fedavg", evaluation={"every": 2})
+    participation = settings.strategy.model_copy(update={"fraction": 0.5, "min_departments": 1})
+    settings = settings.model_copy(update={"strategy": participation})
     simulation(settings, tmp_path / "whole").go()
 
     def crash(row: Mapping[str, Any]) -> None:
