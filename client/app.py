@@ -17,6 +17,7 @@ from client.site import site_for
 from client.train import Site, carry_out
 from models.errors import ModelError
 from models.inputs.errors import DataError
+from privacy.errors import AccountingError, BadPlan
 from strategies.errors import MessageError, SettingsError
 from strategies.status import Status
 from strategies.wire import Instruction, answer
@@ -53,4 +54,6 @@ def status_of(error: Exception) -> Status:
         return Status.DATA_UNUSABLE
     if isinstance(error, MessageError | SettingsError | ModelError):
         return Status.BAD_MESSAGE
+    if isinstance(error, AccountingError | BadPlan):
+        return Status.REFUSED_BY_POLICY
     return Status.TRAINING_FAILED

@@ -32,6 +32,7 @@ ORDERS: tuple[float, ...] = (
 PLD_INTERVAL = 1e-4
 # Above this Renyi epsilon the PRV accountant may run for minutes or ask for tens of gigabytes.
 PRV_LIMIT = 20.0
+LARGEST = 1e4  # beyond it the figures promise nothing, and the accountants run out of range
 # Opacus' PRV figure is an upper bound this much above its estimate.
 PRV_RESOLUTION = 0.01
 
@@ -101,10 +102,8 @@ def _compose(merged: tuple[tuple[float, float, int], ...], delta: float) -> Epsi
     if not merged:
         return Epsilon(opacus_rdp=0.0, opacus_prv=0.0, pld=0.0, delta=delta)
     renyi = renyi_epsilon(merged, delta)
-    if not math.isfinite(renyi):
-        raise AccountingError(
-            f"{merged}: no Renyi order gives a finite epsilon; use more noise or fewer steps"
-        )
+    if not renyi <= LARGEST:
+        raise AccountingError(f"{merged}: epsilon is above {LARGEST:g}, if finite at all; use more noise or fewer steps")
     return Epsilon(
         opacus_rdp=renyi,
         opacus_prv=_prv(merged, delta) if renyi <= PRV_LIMIT else None,

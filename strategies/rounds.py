@@ -193,8 +193,6 @@ class Rounds:
 
     def _advance(self, state: RunState, total: Total, present: int) -> None:
         """Let the server optimiser move the model; the model stays if the result is not finite."""
-        if not total.weight > 0:
-            raise RoundAbandonedError(f"the sum of weights is {total.weight:g}, not positive")
         model, optimizer = server_optimizers.apply(
             self.settings.strategy, state.model, total.update / total.weight, state.optimizer
         )

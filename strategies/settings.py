@@ -17,11 +17,14 @@ from models.errors import ModelError
 from models.inputs.schema import DataSettings
 from models.inputs.sections import Section
 from models.zoo import validate_hyperparameters
+from privacy.accounting import MIN_NOISE_MULTIPLIER
 
 STRATEGIES = ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "scaffold")
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, lt=1e9)]
+# Below calibration's own range epsilon runs into the thousands and accountants overflow.
+Noise = Annotated[float, Field(ge=MIN_NOISE_MULTIPLIER, le=1e6)]
 
 
 class ModelSettings(BaseModel):
@@ -77,8 +80,8 @@ class PrivacySettings(StrictSection):
     mode: Literal["local", "off"] = "local"
     epsilon: Annotated[float, Field(gt=0, le=1000)] | None = None
     delta: Annotated[float, Field(ge=1e-10, lt=1)] = 1e-5
-    noise_multiplier: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    metric_noise: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    noise_multiplier: Noise | None = None
+    metric_noise: Noise | None = None
     max_grad_norm: Positive = 1.0
     metrics: Literal["dp", "off", "plain"] = "dp"
     unit: Literal["record"] = "record"

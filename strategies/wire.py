@@ -21,6 +21,7 @@ from strategies.status import Status
 
 VERSION = 1
 FloatVector = npt.NDArray[np.float32]
+MAX_WEIGHT = 1e12  # the largest size a department may declare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,13 +148,16 @@ class Layout:
         return vector
 
     def check(self, vector: FloatVector) -> None:
-        """Raise :class:`MessageError` unless ``vector`` is a finite float32 vector of this layout."""
+        """Raise :class:`MessageError` unless ``vector`` is finite float32 of this layout, with a weight."""
         if vector.dtype != np.float32 or vector.shape != (self.size,):
             raise MessageError(
                 f"vector: {vector.dtype} of shape {vector.shape}, agreed was float32 of shape ({self.size},)"
             )
         if not np.isfinite(vector).all():
             raise MessageError("vector: holds NaN or infinite values")
+        weight = float(vector[self.parameters * (2 if self.control else 1)])
+        if not 0 < weight <= MAX_WEIGHT:
+            raise MessageError(f"vector: its weight lane must be above 0 and at most {MAX_WEIGHT:g}")
 
     def total(self, vectors: Sequence[FloatVector]) -> Total:
         """Sum checked vectors lane by lane, in the order given."""

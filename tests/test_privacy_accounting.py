@@ -233,3 +233,17 @@ def test_what_cannot_be_calibrated_says_why(cap: float, reason: str) -> None:
             declared_size=100,
             metrics=False,
         )
+
+
+def test_a_cost_beyond_all_meaning_is_an_error_not_an_overflow() -> None:
+    plan = PrivacyPlan(
+        sampling_rate=0.9,
+        noise_multiplier=0.05,
+        max_grad_norm=1.0,
+        steps_per_round=1000,
+        rounds=1000,
+        declared_size=100,
+        delta=1e-5,
+    )
+    with pytest.raises(AccountingError, match="use more noise or fewer steps"):
+        epsilon(plan)

@@ -246,11 +246,11 @@ def test_a_second_reply_to_the_same_message_is_ignored() -> None:
 
 def test_the_sum_does_not_depend_on_who_was_faster() -> None:
     def many(seed: int) -> bytes:
-        rng = np.random.default_rng(5)
-        answers = {f"d{i}": moving(float(rng.normal()), float(rng.uniform(1, 1e4))) for i in range(12)}
-        return conduct_rounds(FakeGrid(answers, shuffle=seed), quiet(2))[0].model.tobytes()
+        # In float64 (1e30 + 1) - 1e30 is 0, and (1e30 - 1e30) + 1 is 1.
+        answers = {f"d{i}": moving(by) for i, by in enumerate((1e30, 1.0, -1e30, 8.0, 3e29, -3e29))}
+        return conduct_rounds(FakeGrid(answers, shuffle=seed), quiet(1))[0].model.tobytes()
 
-    assert len({many(seed) for seed in range(5)}) == 1
+    assert len({many(seed) for seed in range(8)}) == 1
 
 
 @pytest.mark.parametrize("when", ["before", "during"])
@@ -331,10 +331,10 @@ def test_a_model_that_would_not_be_finite_is_refused() -> None:
     assert np.isfinite(state.model).all()
 
 
-@pytest.mark.parametrize("weight", [0.0, -5.0])
-def test_weights_that_sum_to_nothing_are_refused(weight: float) -> None:
+@pytest.mark.parametrize("weight", [0.0, -5.0, 1e13])
+def test_a_weight_nobody_may_declare_is_left_out(weight: float) -> None:
     grid = FakeGrid({"a": moving(1.0, weight), "b": moving(1.0, weight)})
-    with pytest.raises(RunFailedError, match="sum of weights"):
+    with pytest.raises(RunFailedError, match="0 of 2 departments answered"):
         conduct_rounds(grid, quiet())
 
 

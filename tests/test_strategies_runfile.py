@@ -63,6 +63,8 @@ def refusal(**tables: Any) -> str:
         ({"privacy": {"mode": "local", "epsilon": 1, "delta": 1}}, "privacy.delta = 1"),
         ({"privacy": {"mode": "local", "epsilon": 1, "delta": 0}}, "privacy.delta = 0"),
         ({"privacy": {"mode": "local", "noise_multiplier": 0}}, "privacy.noise_multiplier = 0"),
+        ({"privacy": {"mode": "local", "noise_multiplier": 1e-6}}, "privacy.noise_multiplier = 1e-06"),
+        ({"privacy": {"mode": "local", "epsilon": 1, "metric_noise": 0.01}}, "privacy.metric_noise = 0.01"),
         ({"privacy": {"mode": "local", "epsilon": 1, "max_grad_norm": 0}}, "privacy.max_grad_norm = 0"),
         ({"privacy": {"mode": "off", "epsilon": 3}}, 'remove it or set mode = "local"'),
         ({"privacy": {"mode": "off", "noise_multiplier": 3}}, "noise_multiplier = 3"),
