@@ -33,8 +33,7 @@ def write_atomic(path: Path, data: bytes, *, secret: bool = False) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise StoreError(
-            f"{path}: cannot be written ({error.strerror or error}); "
-            "free space or fix permissions, then try again"
+            f"{path}: cannot be written ({error.strerror or error}); free space or fix permissions, then try again"
         ) from error
     finally:
         # Gone already if all went well.

@@ -38,9 +38,7 @@ def defaults(factory: Callable[..., object]) -> dict[str, object]:
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def validate(
-    factory: Callable[..., object], values: Mapping[str, object], *, model: str
-) -> dict[str, object]:
+def validate(factory: Callable[..., object], values: Mapping[str, object], *, model: str) -> dict[str, object]:
     """Return the full set of hyper-parameters: ``values`` checked and normalised over the defaults.
 
     Lists become tuples and integers become floats where the annotation says so, since both survive a trip
@@ -53,9 +51,7 @@ def validate(
     hints = get_type_hints(factory, include_extras=True)
     for name, value in values.items():
         if name not in result:
-            raise BadHyperparameter(
-                f"{name!r} is no hyper-parameter of {model!r}: {nearest(str(name), result)}"
-            )
+            raise BadHyperparameter(f"{name!r} is no hyper-parameter of {model!r}: {nearest(str(name), result)}")
         result[name] = _checked(f"{model}.{name}", hints[name], value)
     return result
 

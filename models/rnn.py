@@ -19,9 +19,7 @@ class Recurrent(nn.Module):
     padding alone is read at its first step.
     """
 
-    def __init__(
-        self, signature: Signature, recurrent: nn.LSTM | nn.GRU, embedding: nn.Embedding | None
-    ) -> None:
+    def __init__(self, signature: Signature, recurrent: nn.LSTM | nn.GRU, embedding: nn.Embedding | None) -> None:
         super().__init__()
         self.embedding = embedding
         self.recurrent = recurrent

@@ -11,9 +11,7 @@ def ratio(total: float, count: float, scale: float = 1.0) -> float | None:
     return float(min(max(total / count, 0.0), 1.0)) * scale if count > 0 else None
 
 
-def macro_f1(
-    hits: NDArray[np.float64], guessed: NDArray[np.float64], actual: NDArray[np.float64]
-) -> float | None:
+def macro_f1(hits: NDArray[np.float64], guessed: NDArray[np.float64], actual: NDArray[np.float64]) -> float | None:
     """Return the mean of ``2 TP / (predicted + actual)`` over the classes where that is defined."""
     both = guessed + actual
     seen = both > 0

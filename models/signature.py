@@ -57,8 +57,7 @@ class Signature:
         least = 2 if self.target == "classes" else 1
         if not _is_int(self.outputs) or not least <= self.outputs <= MAX_OUTPUTS:
             raise BadSignature(
-                f"outputs={self.outputs!r}: target={self.target!r} "
-                f"needs an integer in [{least}, {MAX_OUTPUTS}]"
+                f"outputs={self.outputs!r}: target={self.target!r} needs an integer in [{least}, {MAX_OUTPUTS}]"
             )
 
     @property
@@ -91,13 +90,11 @@ class Signature:
             or not all(_is_int(side) and side >= 1 for side in self.shape)
         ):
             raise BadSignature(
-                f"shape={self.shape!r}: kind={self.kind!r} "
-                f"needs a tuple {_AXES[self.kind]} of positive integers"
+                f"shape={self.shape!r}: kind={self.kind!r} needs a tuple {_AXES[self.kind]} of positive integers"
             )
         if self.elements > MAX_ELEMENTS:
             raise BadSignature(
-                f"shape={self.shape!r}: {self.elements} elements a record; "
-                f"reduce it to at most {MAX_ELEMENTS}"
+                f"shape={self.shape!r}: {self.elements} elements a record; reduce it to at most {MAX_ELEMENTS}"
             )
 
     def _check_vocabulary(self) -> None:
@@ -105,8 +102,7 @@ class Signature:
         if self.kind != "tokens":
             if self.vocabulary is not None:
                 raise BadSignature(
-                    f"vocabulary={self.vocabulary!r}: only kind='tokens' has one; "
-                    f"leave it out for {self.kind!r}"
+                    f"vocabulary={self.vocabulary!r}: only kind='tokens' has one; leave it out for {self.kind!r}"
                 )
         elif not _is_int(self.vocabulary) or not 2 <= (self.vocabulary or 0) <= MAX_VOCABULARY:
             raise BadSignature(

@@ -81,9 +81,7 @@ def save(directory: Path, model: nn.Module, *, manifest: Mapping[str, object]) -
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(
-            f"{directory}: cannot be made ({error.strerror}); choose a writable folder"
-        ) from error
+        raise StoreError(f"{directory}: cannot be made ({error.strerror}); choose a writable folder") from error
     _commit(directory, weights, encoded)
     return directory
 
@@ -103,9 +101,7 @@ def load(directory: Path) -> tuple[nn.Module, Task, dict[str, Any]]:
     # A seed keeps the caller's generator as it was; the weights drawn are overwritten.
     model = zoo.build(name, task.signature, values, seed=0)
     if manifest.get("layout_sha256") != layout_digest(model):
-        raise StoreError(
-            f"{path}: describes another layout than {name!r} has here; use the version that saved it"
-        )
+        raise StoreError(f"{path}: describes another layout than {name!r} has here; use the version that saved it")
     _fill(model, *_weights(directory, manifest.get("weights_sha256")))
     return model, task, manifest
 
@@ -152,9 +148,7 @@ def _weights(directory: Path, expected: object) -> tuple[bytes, Path]:
         data = read_bounded(candidate, _WEIGHTS_LIMIT)
         if hashlib.sha256(data).hexdigest() == expected:
             return data, candidate
-    raise StoreError(
-        f"{path}: not the weights {MANIFEST} names (SHA-256 differs); restore both files from one copy"
-    )
+    raise StoreError(f"{path}: not the weights {MANIFEST} names (SHA-256 differs); restore both files from one copy")
 
 
 def _fill(model: nn.Module, data: bytes, path: Path) -> None:
@@ -165,19 +159,12 @@ def _fill(model: nn.Module, data: bytes, path: Path) -> None:
         raise StoreError(f"{path}: no safetensors file; restore it from a copy") from error
     parameters = dict(model.named_parameters())
     if tensors.keys() != parameters.keys():
-        raise StoreError(
-            f"{path}: its tensors are not the model's parameters; restore both files from one copy"
-        )
+        raise StoreError(f"{path}: its tensors are not the model's parameters; restore both files from one copy")
     for name, parameter in parameters.items():
         tensor = tensors[name]
-        if (
-            tensor.dtype != torch.float32
-            or tensor.shape != parameter.shape
-            or not bool(tensor.isfinite().all())
-        ):
+        if tensor.dtype != torch.float32 or tensor.shape != parameter.shape or not bool(tensor.isfinite().all()):
             raise StoreError(
-                f"{path}: tensor {name!r} must be finite float32 {tuple(parameter.shape)}; "
-                "restore it from a copy"
+                f"{path}: tensor {name!r} must be finite float32 {tuple(parameter.shape)}; restore it from a copy"
             )
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -188,14 +175,10 @@ def _described(manifest: Mapping[str, Any], path: Path) -> tuple[str, dict[str, 
     """Return the model, hyper-parameters and task a manifest names."""
     missing = [key for key in _OURS if key not in manifest]
     if missing:
-        raise StoreError(
-            f"{path}: no field {', '.join(missing)}; build the manifest with models.store.describe"
-        )
+        raise StoreError(f"{path}: no field {', '.join(missing)}; build the manifest with models.store.describe")
     name, values, scoring = manifest["model"], manifest["hyperparameters"], manifest["task"]
     if not isinstance(values, Mapping) or not isinstance(scoring, Mapping) or "signature" in scoring:
-        raise StoreError(
-            f"{path}: 'hyperparameters' and 'task' must be objects; build them with models.store.describe"
-        )
+        raise StoreError(f"{path}: 'hyperparameters' and 'task' must be objects; build them with models.store.describe")
     try:
         values = zoo.validate_hyperparameters(name, values)
         return name, values, Task.from_dict({**scoring, "signature": manifest["signature"]})
@@ -214,9 +197,7 @@ def _encode(manifest: Mapping[str, object], path: Path) -> bytes:
             f"{path}: a manifest field is not plain JSON ({error}); use finite numbers and strings"
         ) from error
     if len(encoded) > _MANIFEST_LIMIT:
-        raise StoreError(
-            f"{path}: {len(encoded)} bytes; a manifest holds at most {_MANIFEST_LIMIT}, shorten a field"
-        )
+        raise StoreError(f"{path}: {len(encoded)} bytes; a manifest holds at most {_MANIFEST_LIMIT}, shorten a field")
     return encoded
 
 

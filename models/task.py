@@ -58,9 +58,7 @@ class Task:
         target = _TARGET_OF_LOSS.get(self.loss_name) if isinstance(self.loss_name, str) else None
         if target != self.signature.target:
             fit = [name for name, each in _TARGET_OF_LOSS.items() if each == self.signature.target]
-            raise BadTask(
-                f"loss={self.loss_name!r}: target={self.signature.target!r} needs one of {', '.join(fit)}"
-            )
+            raise BadTask(f"loss={self.loss_name!r}: target={self.signature.target!r} needs one of {', '.join(fit)}")
         if not _is_number(self.loss_bound) or not 0 < self.loss_bound <= 1e6:
             raise BadTask(f"loss_bound={self.loss_bound!r}: must be a number in (0, 1e6]")
         if type(self.auroc_bins) is not int or not 2 <= self.auroc_bins <= 4096:
@@ -71,9 +69,7 @@ class Task:
         """Values need a finite, ordered range; classes have none."""
         if self.signature.target == "classes":
             if self.target_bounds is not None:
-                raise BadTask(
-                    f"target_bounds={self.target_bounds!r}: only target='value' has a range; leave it out"
-                )
+                raise BadTask(f"target_bounds={self.target_bounds!r}: only target='value' has a range; leave it out")
         elif (
             not isinstance(self.target_bounds, tuple)
             or len(self.target_bounds) != 2

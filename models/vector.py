@@ -35,9 +35,7 @@ def layout(model: nn.Module) -> Layout:
     found: list[tuple[str, tuple[int, ...]]] = []
     for name, parameter in model.named_parameters():
         if parameter.dtype != torch.float32:
-            raise SignatureMismatch(
-                f"parameter {name!r} is {parameter.dtype}: only float32 is exchanged; cast it"
-            )
+            raise SignatureMismatch(f"parameter {name!r} is {parameter.dtype}: only float32 is exchanged; cast it")
         found.append((name, tuple(parameter.shape)))
     return tuple(found)
 
@@ -83,9 +81,7 @@ def load_vector(model: nn.Module, vector: NDArray[np.float32]) -> None:
         given = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
         raise SignatureMismatch(f"vector: needs a float32 array ({wanted},) for this model, got {given}")
     if not np.isfinite(vector).all():
-        raise SignatureMismatch(
-            "vector: holds a NaN or an infinity; the update that made it must be rejected"
-        )
+        raise SignatureMismatch("vector: holds a NaN or an infinity; the update that made it must be rejected")
     # torch shares memory with writable arrays only, so an array over immutable bytes costs one copy.
     source = torch.from_numpy(np.require(vector, requirements=["C", "W"]))
     start = 0

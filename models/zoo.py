@@ -51,9 +51,7 @@ MODELS: Final[Mapping[str, ModelSpec]] = {
     "cnn": ModelSpec(factory=cnn, kinds=("image",), losses=_EITHER, summary="small convolutional network"),
     "lstm": ModelSpec(factory=lstm, kinds=_STEPS, losses=_EITHER, summary="long short-term memory network"),
     "gru": ModelSpec(factory=gru, kinds=_STEPS, losses=_EITHER, summary="gated recurrent unit network"),
-    "transformer": ModelSpec(
-        factory=transformer, kinds=_STEPS, losses=_EITHER, summary="small transformer encoder"
-    ),
+    "transformer": ModelSpec(factory=transformer, kinds=_STEPS, losses=_EITHER, summary="small transformer encoder"),
     "mlp": ModelSpec(factory=mlp, kinds=_FLAT, losses=_EITHER, summary="multi-layer perceptron"),
     "logistic": ModelSpec(
         factory=linear, kinds=_FLAT, losses={"classes": "cross-entropy"}, summary="logistic regression"
@@ -108,8 +106,7 @@ def default_loss(name: str, signature: Signature) -> LossName:
     if signature.target not in losses:
         fit = [other for other, entry in MODELS.items() if signature.target in entry.losses]
         raise SignatureMismatch(
-            f"target={signature.target!r}: model {name!r} takes {', '.join(losses)} only; "
-            f"use one of {', '.join(fit)}"
+            f"target={signature.target!r}: model {name!r} takes {', '.join(losses)} only; use one of {', '.join(fit)}"
         )
     return losses[signature.target]
 
@@ -141,8 +138,7 @@ def build(
     if signature.kind not in entry.kinds:
         fit = [other for other, each in MODELS.items() if signature.kind in each.kinds]
         raise SignatureMismatch(
-            f"kind={signature.kind!r}: model {name!r} takes {' or '.join(entry.kinds)}; "
-            f"use one of {', '.join(fit)}"
+            f"kind={signature.kind!r}: model {name!r} takes {' or '.join(entry.kinds)}; use one of {', '.join(fit)}"
         )
     default_loss(name, signature)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):

@@ -103,7 +103,7 @@ def _compose(merged: tuple[tuple[float, float, int], ...], delta: float) -> Epsi
         return Epsilon(opacus_rdp=0.0, opacus_prv=0.0, pld=0.0, delta=delta)
     renyi = renyi_epsilon(merged, delta)
     if not renyi <= LARGEST:
-        raise AccountingError(f"{merged}: epsilon is above {LARGEST:g}, if finite at all; use more noise or fewer steps")
+        raise AccountingError(f"{merged}: epsilon is above {LARGEST:g}; use more noise or fewer steps")
     return Epsilon(
         opacus_rdp=renyi,
         opacus_prv=_prv(merged, delta) if renyi <= PRV_LIMIT else None,
@@ -149,9 +149,7 @@ def _prv(merged: tuple[tuple[float, float, int], ...], delta: float) -> float:
     accountant.history = [(sigma, q, steps) for q, sigma, steps in merged]
     with warnings.catch_warnings():
         # Without sampling it takes log(1 - q) = -inf, which is the limit meant.
-        warnings.filterwarnings(
-            "ignore", message="divide by zero encountered in log", category=RuntimeWarning
-        )
+        warnings.filterwarnings("ignore", message="divide by zero encountered in log", category=RuntimeWarning)
         # It brackets its grid by Renyi bounds over Opacus' own orders.
         warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
         try:

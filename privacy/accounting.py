@@ -163,9 +163,7 @@ def _least_noise(q: float, steps: int, delta: float, cap: float) -> float:
         high = low
 
     def meets(sigma: float) -> bool:
-        return (
-            compose([Mechanism(sampling_rate=q, noise_multiplier=sigma, steps=steps)], delta).largest <= cap
-        )
+        return compose([Mechanism(sampling_rate=q, noise_multiplier=sigma, steps=steps)], delta).largest <= cap
 
     # ... and the dear accountants confirm it, or move it up.
     high, stride = _rounded_up(high), 1.01

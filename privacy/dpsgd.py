@@ -94,9 +94,7 @@ class PrivateTrainer:
         method: name of the gradient method in use.
     """
 
-    def __init__(
-        self, model: nn.Module, losses: Losses, plan: PrivacyPlan, *, method: str | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, losses: Losses, plan: PrivacyPlan, *, method: str | None = None) -> None:
         """Prepare training.
 
         Args:
@@ -158,8 +156,7 @@ class PrivateTrainer:
         count = self._plan.steps_per_round if steps is None else steps
         if not 0 <= count <= self._plan.steps_per_round:
             raise PlanExceeded(
-                f"steps={count}: the plan pays for {self._plan.steps_per_round} steps a round; ask for 0 "
-                "up to that"
+                f"steps={count}: the plan pays for {self._plan.steps_per_round} steps a round; ask for 0 up to that"
             )
         parameters = [p for p in self._model.parameters() if p.requires_grad]
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}

@@ -125,9 +125,7 @@ class SecureRandom:
             return tensor.copy_(noised.mul_(1 / grid).round_().mul_(grid))
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a SecureRandom cannot be copied or pickled: the copy would repeat its noise; make a new one"
-        )
+        raise TypeError("a SecureRandom cannot be copied or pickled: the copy would repeat its noise; make a new one")
 
     def _rekey(self, key: bytes) -> None:
         """Start a keystream; a key is used for one keystream only, so the counter may start at zero."""

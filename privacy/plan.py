@@ -148,9 +148,7 @@ class PrivacyPlan:
                 "take fewer steps or a smaller sampling_rate and more noise"
             )
         if self.metric_noise is not None and self.metric_noise < 1:
-            found.append(
-                f"metric_noise={self.metric_noise:g} is below 1: each metric release is nearly exact"
-            )
+            found.append(f"metric_noise={self.metric_noise:g} is below 1: each metric release is nearly exact")
         return found
 
     def to_dict(self) -> dict[str, object]:

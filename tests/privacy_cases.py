@@ -126,9 +126,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "lstm-padding": lambda: Recurrent(nn.LSTM(5, 7, batch_first=True), padding_idx=0),
     "lstm-no-bias": lambda: Recurrent(nn.LSTM(5, 4, bias=False, batch_first=True)),
     "gru": lambda: Recurrent(nn.GRU(5, 7, batch_first=True)),
-    "gru-deep": lambda: Recurrent(
-        nn.GRU(5, 4, num_layers=2, bidirectional=True, bias=False, batch_first=True)
-    ),
+    "gru-deep": lambda: Recurrent(nn.GRU(5, 4, num_layers=2, bidirectional=True, bias=False, batch_first=True)),
     "rnn": lambda: Recurrent(nn.RNN(5, 4, batch_first=True)),
     "transformer": Transformer,
     "torch-attention": TorchAttention,

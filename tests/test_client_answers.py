@@ -28,7 +28,7 @@ from models import errors as model_errors
 from models.inputs import errors as data_errors
 from models.vector import load_vector, to_vector
 from privacy.dpsgd import PrivateTrainer
-from privacy.errors import BadPlan, NonFiniteModel
+from privacy.errors import AccountingError, BadPlan, NonFiniteModel
 from privacy.noise import SecureRandom
 from strategies.agreement import canonical, layout_of, model_of, plan_for, resolve, task_of, write_spec
 from strategies.errors import MessageError, SettingsError
@@ -213,7 +213,8 @@ ERRORS: list[tuple[Callable[[str], BaseException], Status]] = [
     (ZeroDivisionError, Status.TRAINING_FAILED),
     (torch.OutOfMemoryError, Status.TRAINING_FAILED),
     (NonFiniteModel, Status.TRAINING_FAILED),
-    (BadPlan, Status.TRAINING_FAILED),
+    (BadPlan, Status.REFUSED_BY_POLICY),
+    (AccountingError, Status.REFUSED_BY_POLICY),
     (ConfigError, Status.TRAINING_FAILED),
     (MessageError, Status.BAD_MESSAGE),
     (SettingsError, Status.BAD_MESSAGE),

@@ -102,9 +102,7 @@ def test_bundled_sets_by_either_class_name() -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     bundled = {"kind": "tabular", "path": "sklearn:breast_cancer"}
     by_name = prepare_source(DataSettings.model_validate(bundled), "sklearn:breast_cancer")
-    by_code = prepare_source(
-        DataSettings.model_validate({**bundled, "classes": [1, 0]}), "sklearn:breast_cancer"
-    )
+    by_code = prepare_source(DataSettings.model_validate({**bundled, "classes": [1, 0]}), "sklearn:breast_cancer")
     assert (by_name.targets == 1 - by_code.targets).all()
     assert by_name.inputs.min() == -1
     assert by_name.inputs.max() == 1
@@ -114,9 +112,7 @@ def test_bundled_sets_by_either_class_name() -> None:
 
 def test_hugging_face_table(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="the datasets package is not installed")
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
-    )
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
     data = datasets.Dataset.from_dict({"text": ["a b", "c", "d"], "label": [1, 0, 1]}, features=features)
     data.select([2, 0]).save_to_disk(str(tmp_path / "set"))
     table = {

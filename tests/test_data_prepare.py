@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from models.inputs.errors import BadValue, ColumnMissing, LabelMissing, SettingsIncomplete, SourceUnreadable
+from models.inputs.errors import BadValue, ColumnMissing, LabelMissing, SourceUnreadable
 from models.inputs.prepare import prepare, prepare_source, prepare_test
 from models.inputs.raw import RawTable
 from models.inputs.schema import DataSettings
@@ -74,9 +74,7 @@ def test_values_missing_and_unlisted(tmp_path: Path) -> None:
         (["1,0,0", "1,0,0,", "1,0,1"], {}, "row 3", "cells"),
     ],
 )
-def test_bad_cells(
-    tmp_path: Path, lines: list[str], changes: dict[str, object], place: str, part: str
-) -> None:
+def test_bad_cells(tmp_path: Path, lines: list[str], changes: dict[str, object], place: str, part: str) -> None:
     with pytest.raises((BadValue, SourceUnreadable), match=part) as caught:
         prepare_source(heart(**changes), rows(tmp_path, *lines))
     message = str(caught.value)

@@ -41,9 +41,7 @@ def strict(content: str) -> DataSettings:
     """A specification of all columns in a header as categories that match nothing, refused if unlisted."""
     names = [name.strip() for name in content.splitlines()[0].split(",")]
     columns = {name: {"categories": ["never"]} for name in names if name != "outcome"}
-    return DataSettings.model_validate(
-        {"kind": "tabular", "label": "outcome", "unknown": "error", "columns": columns}
-    )
+    return DataSettings.model_validate({"kind": "tabular", "label": "outcome", "unknown": "error", "columns": columns})
 
 
 @pytest.mark.parametrize(
@@ -89,9 +87,7 @@ def test_delimited_files(tmp_path: Path, name: str, content: str, expected: dict
         ("open-quote.csv", b'a,b\n1,"secret\n2,y\n', SourceUnreadable, "row 2 or later: a quotation mark"),
     ],
 )
-def test_broken_delimited_files(
-    tmp_path: Path, name: str, content: bytes, error: type[DataError], part: str
-) -> None:
+def test_broken_delimited_files(tmp_path: Path, name: str, content: bytes, error: type[DataError], part: str) -> None:
     with pytest.raises(error, match=part) as caught:
         read(TABLE, write(tmp_path / name, content))
     assert "secret" not in str(caught.value)

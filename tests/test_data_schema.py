@@ -202,9 +202,7 @@ def test_regression_has_one_output() -> None:
         ("diabetes", "tabular", (10,), 1),
     ],
 )
-def test_bundled_sets_need_no_specification(
-    name: str, kind: str, shape: tuple[int, ...], outputs: int
-) -> None:
+def test_bundled_sets_need_no_specification(name: str, kind: str, shape: tuple[int, ...], outputs: int) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     settings = DataSettings.model_validate({"kind": kind, "path": f"sklearn:{name}"})
     signature = settings.signature()
@@ -222,9 +220,7 @@ def test_bundled_set_without_a_known_shape() -> None:
 
 
 def test_vocabulary_file_must_exist_and_be_sound(tmp_path: Path) -> None:
-    settings = DataSettings.model_validate(
-        {**TEXT, "text": {"column": "t", "length": 4, "vocabulary_file": "v"}}
-    )
+    settings = DataSettings.model_validate({**TEXT, "text": {"column": "t", "length": 4, "vocabulary_file": "v"}})
     settings = settings.located(tmp_path)
     with pytest.raises(SourceMissing, match="vocabulary_file"):
         settings.signature()

@@ -76,9 +76,7 @@ def test_quickened_supernode_waits_for_events(monkeypatch: pytest.MonkeyPatch) -
     assert time.monotonic() - begin < flower.REPLY_SECONDS
 
 
-def test_client_task_runs_our_app_and_reports_completion(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_client_task_runs_our_app_and_reports_completion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The order of calls against the Runtime API, with a stand-in for the connection."""
     calls: list[str] = []
     message, context = SimpleNamespace(name="message"), SimpleNamespace(name="context")

@@ -20,9 +20,7 @@ from strategies.environment import ENVIRONMENT
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parent.parent
-IGNORED = shutil.ignore_patterns(
-    ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "tests"
-)
+IGNORED = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "tests")
 OVERRIDE = 'run-file="examples/digits_cnn.toml"'
 
 
@@ -36,9 +34,7 @@ def stock(tmp_path: Path) -> Iterator[tuple[dict[str, str], Path]]:
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "stock"\n\n[superlink.stock]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     )
-    environment = (
-        dict(os.environ) | ENVIRONMENT | {"FLWR_HOME": str(home), "CONFIDE_HOME": str(tmp_path / "home")}
-    )
+    environment = dict(os.environ) | ENVIRONMENT | {"FLWR_HOME": str(home), "CONFIDE_HOME": str(tmp_path / "home")}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     processes = []
     try:
@@ -87,9 +83,7 @@ def test_flwr_run(stock: tuple[dict[str, str], Path], tmp_path: Path) -> None:
     end = time.monotonic() + 60
     command = ["flwr", "run", str(app), "stock", "--run-config", OVERRIDE]
     while True:  # the SuperLink takes a while to answer
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
         if done.returncode == 0 or time.monotonic() > end:
             break
         time.sleep(1)

@@ -79,9 +79,7 @@ def test_a_later_version_replaces_the_earlier(folder: Path) -> None:
 
 @pytest.mark.parametrize("function", ["fsync", "replace", "open"])
 @pytest.mark.parametrize("call", range(6))
-def test_a_full_disk_at_any_step(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int
-) -> None:
+def test_a_full_disk_at_any_step(folder: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int) -> None:
     real: Callable[..., Any] = getattr(os, function)
     calls = 0
 
@@ -113,9 +111,7 @@ def test_a_full_disk_at_any_step(
     assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, WEIGHTS]
 
 
-def test_a_full_disk_leaves_the_earlier_version_byte_for_byte(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_earlier_version_byte_for_byte(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def full(*_: Any) -> None:
@@ -124,9 +120,7 @@ def test_a_full_disk_leaves_the_earlier_version_byte_for_byte(
     for function in ("fsync", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(os, function, full)
-            with pytest.raises(
-                ModelError, match=f"{folder}.*cannot be written.*No space left on device.*free space"
-            ):
+            with pytest.raises(ModelError, match=f"{folder}.*cannot be written.*No space left on device.*free space"):
                 save(folder, model_of(2), manifest=manifest_of(2))
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 

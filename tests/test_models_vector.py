@@ -99,9 +99,7 @@ def test_the_digest_tells_layouts_apart_and_ignores_values() -> None:
 
 def test_the_digest_is_pinned() -> None:
     # It is compared between machines, so changing how it is computed breaks a running federation.
-    assert (
-        layout_digest(nn.Linear(2, 1)) == "3044b32f1d2f3d579ca07776d2157c8b59b4d114d71bfb2737d954eaada53617"
-    )
+    assert layout_digest(nn.Linear(2, 1)) == "3044b32f1d2f3d579ca07776d2157c8b59b4d114d71bfb2737d954eaada53617"
 
 
 def test_running_statistics_are_refused_with_the_fix() -> None:

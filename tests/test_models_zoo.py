@@ -100,9 +100,7 @@ def test_other_kinds_are_refused_with_a_model_that_fits(name: str, kind: Kind) -
         zoo.build(name, signature_of(kind))
 
 
-@pytest.mark.parametrize(
-    ("name", "target"), [("logistic", "value"), ("linear-svm", "value"), ("linear", "classes")]
-)
+@pytest.mark.parametrize(("name", "target"), [("logistic", "value"), ("linear-svm", "value"), ("linear", "classes")])
 def test_other_targets_are_refused(name: str, target: Target) -> None:
     with pytest.raises(SignatureMismatch, match=f"target='{target}'.*use one of"):
         zoo.build(name, signature_of("vector", target))
@@ -147,9 +145,7 @@ def test_a_bad_hyperparameter_is_named(name: str, values: dict[str, object], mes
 
 
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(
-        BadHyperparameter, match=r"transformer.width=30: must be a multiple of heads=4; try 32"
-    ):
+    with pytest.raises(BadHyperparameter, match=r"transformer.width=30: must be a multiple of heads=4; try 32"):
         zoo.build("transformer", signature_of("sequence"), {"width": 30})
 
 
@@ -211,9 +207,7 @@ def test_a_record_of_padding_alone_is_finite(name: str) -> None:
 def test_the_order_of_steps_matters() -> None:
     for name in ("lstm", "gru", "transformer"):
         model = zoo.build(name, signature_of("tokens"), seed=0)
-        assert not torch.allclose(
-            model(torch.tensor([[1, 2, 3, 4, 5]])), model(torch.tensor([[2, 1, 3, 4, 5]]))
-        )
+        assert not torch.allclose(model(torch.tensor([[1, 2, 3, 4, 5]])), model(torch.tensor([[2, 1, 3, 4, 5]])))
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 5, 9), (1, 28, 28), (2, 32, 4)])
@@ -226,7 +220,5 @@ def test_cnn_takes_any_small_image(shape: tuple[int, int, int], norm: str) -> No
 
 
 def test_cnn_names_the_way_out_for_a_tiny_image() -> None:
-    with pytest.raises(
-        SignatureMismatch, match=r"shape=\(1, 3, 8\): 'cnn' needs images of at least 4x4; use 'mlp'"
-    ):
+    with pytest.raises(SignatureMismatch, match=r"shape=\(1, 3, 8\): 'cnn' needs images of at least 4x4; use 'mlp'"):
         zoo.build("cnn", Signature(kind="image", shape=(1, 3, 8), target="classes", outputs=2))

@@ -74,9 +74,7 @@ def test_iid_is_even_and_shuffled() -> None:
     assert (partition(labels(103), kind="iid", departments=4, seed=2)[0][:25] != parts[0][:25]).any()
 
 
-def reference_sizes(
-    targets: np.ndarray, departments: int, alpha: float, rng: np.random.Generator
-) -> np.ndarray:
+def reference_sizes(targets: np.ndarray, departments: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
     """Class counts per department by the published procedure: one Dirichlet draw per class, cut and dealt."""
     counts = np.zeros((departments, targets.max() + 1))
     for label in range(targets.max() + 1):

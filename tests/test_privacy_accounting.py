@@ -60,9 +60,7 @@ def plan(**changes: float | int | None) -> PrivacyPlan:
 
 
 @pytest.mark.parametrize(("q", "sigma", "steps", "delta"), GRID)
-def test_renyi_curve_agrees_with_an_independent_formula(
-    q: float, sigma: float, steps: int, delta: float
-) -> None:
+def test_renyi_curve_agrees_with_an_independent_formula(q: float, sigma: float, steps: int, delta: float) -> None:
     orders = tuple(order for order in ORDERS if float(order).is_integer() and order <= 256)
     for order, found in zip(orders, rdp(mechanism(q, sigma, 1), orders), strict=True):
         expected = independent_rdp(q, sigma, int(order))
@@ -98,9 +96,7 @@ def test_one_gaussian_is_known_exactly() -> None:
     steps=st.integers(1, 300),
     more=st.floats(1.05, 3.0),
 )
-def test_more_noise_costs_less_and_more_of_anything_costs_more(
-    q: float, sigma: float, steps: int, more: float
-) -> None:
+def test_more_noise_costs_less_and_more_of_anything_costs_more(q: float, sigma: float, steps: int, more: float) -> None:
     def curve(q: float, sigma: float, steps: int) -> tuple[float, ...]:
         return rdp(mechanism(q, sigma, steps), (2, 4, 8, 32))
 
@@ -133,9 +129,7 @@ def test_equal_mechanisms_are_merged_and_mixtures_compose() -> None:
     mixed = compose([mechanism(0.02, 1.0, 100), mechanism(0.05, 2.0, 50), mechanism(1.0, 20.0, 5)], 1e-5)
     assert mixed.opacus_prv is not None
     assert abs(mixed.opacus_prv - mixed.pld) <= 0.02
-    apart = (
-        one.pld + compose([mechanism(0.05, 2.0, 50)], 1e-5).pld + compose([mechanism(1.0, 20.0, 5)], 1e-5).pld
-    )
+    apart = one.pld + compose([mechanism(0.05, 2.0, 50)], 1e-5).pld + compose([mechanism(1.0, 20.0, 5)], 1e-5).pld
     assert one.pld < mixed.pld < apart
 
 

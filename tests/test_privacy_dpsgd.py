@@ -90,9 +90,7 @@ def test_neither_rate_nor_divisor_depends_on_the_number_of_records() -> None:
             model.weight.fill_(0.0)
         plan = replace(PLAN, sampling_rate=1.0, steps_per_round=1, noise_multiplier=1e-6, declared_size=500)
         trainer = PrivateTrainer(model, lambda outputs, _: outputs[:, 0], plan)
-        trainer.train(
-            torch.ones(rows, 1), torch.zeros(rows), learning_rate=1.0, random=SecureRandom.seeded(0)
-        )
+        trainer.train(torch.ones(rows, 1), torch.zeros(rows), learning_rate=1.0, random=SecureRandom.seeded(0))
         updates.append(-model.weight.item() * 500)
     assert updates == pytest.approx([500.0, 500.5], rel=1e-5)  # C = 0.5 a record
 
@@ -197,9 +195,7 @@ def test_frozen_parameters_get_no_noise() -> None:
     model = make("mlp")
     model.get_parameter("1.weight").requires_grad_(False)
     before = weights(model)
-    PrivateTrainer(model, losses, PLAN).train(
-        *batch("mlp", 6), learning_rate=0.1, random=SecureRandom.seeded(1)
-    )
+    PrivateTrainer(model, losses, PLAN).train(*batch("mlp", 6), learning_rate=0.1, random=SecureRandom.seeded(1))
     moved = [not torch.equal(a, b) for a, b in zip(before, weights(model), strict=True)]
     assert moved == [False, True, True, True]
 
@@ -212,9 +208,7 @@ def test_a_record_that_overflows_moves_nothing() -> None:
         model = make("mlp")
         inputs, targets = batch("mlp", 6)
         inputs[2] = value
-        PrivateTrainer(model, losses, plan).train(
-            inputs, targets, learning_rate=0.1, random=SecureRandom.seeded(1)
-        )
+        PrivateTrainer(model, losses, plan).train(inputs, targets, learning_rate=0.1, random=SecureRandom.seeded(1))
         results.append(weights(model))
     model = make("mlp")
     inputs, targets = batch("mlp", 6)
@@ -321,9 +315,7 @@ def test_training_learns() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
     plan = replace(PLAN, sampling_rate=0.2, declared_size=600, steps_per_round=60, max_grad_norm=1.0)
-    PrivateTrainer(model, losses, plan).train(
-        inputs, targets, learning_rate=1.0, random=SecureRandom.seeded(4)
-    )
+    PrivateTrainer(model, losses, plan).train(inputs, targets, learning_rate=1.0, random=SecureRandom.seeded(4))
     assert float((model(inputs).argmax(1) == targets).float().mean()) > 0.9
 
 

@@ -46,11 +46,7 @@ def test_clipped_sum_is_that_of_single_records(name: str, method: str) -> None:
     model = make(name)
     inputs, targets = batch(name, 9)
     norms = [
-        float(
-            torch.stack(
-                [g.norm() for g in one_by_one(model, inputs[i : i + 1], targets[i : i + 1], 1e9)]
-            ).norm()
-        )
+        float(torch.stack([g.norm() for g in one_by_one(model, inputs[i : i + 1], targets[i : i + 1], 1e9)]).norm())
         for i in range(9)
     ]
     bound = sorted(norms)[4]  # half of the records are clipped
@@ -73,9 +69,7 @@ def test_methods_agree_with_opacus_hooks(name: str, size: int, seed: int, bound:
     assert gap(one_by_one(model, inputs, targets, bound), expected) <= 1e-5 * max(1.0, bound)
     for method in METHODS:
         if (name, method) in PAIRS:
-            assert gap(build(model, losses, method)(inputs, targets, bound), expected) <= 1e-5 * max(
-                1.0, bound
-            ), method
+            assert gap(build(model, losses, method)(inputs, targets, bound), expected) <= 1e-5 * max(1.0, bound), method
 
 
 @pytest.mark.parametrize(("name", "method"), PAIRS)
@@ -200,9 +194,7 @@ def test_pieces_agree_with_gradients_written_out(records: int, steps: int, d: in
     )
     looked_up = Rows(rows, g, 3)
     assert torch.allclose(looked_up.squares(), Whole(table).squares(), rtol=1e-4, atol=1e-4)
-    assert torch.allclose(
-        looked_up.weighted_sum(factors).flatten(), Whole(table).weighted_sum(factors), atol=1e-5
-    )
+    assert torch.allclose(looked_up.weighted_sum(factors).flatten(), Whole(table).weighted_sum(factors), atol=1e-5)
 
 
 def test_gram_norms_are_upper_bounds_where_they_cancel() -> None:

@@ -104,10 +104,7 @@ def test_parameters_outside_known_layers_need_vmap() -> None:
     model = Position()
     assert candidates(model) == ["vmap"]
     inputs, targets = batch("mlp", 5)
-    assert (
-        gap(build(model, losses, "vmap")(inputs, targets, 0.5), one_by_one(model, inputs, targets, 0.5))
-        <= 1e-5
-    )
+    assert gap(build(model, losses, "vmap")(inputs, targets, 0.5), one_by_one(model, inputs, targets, 0.5)) <= 1e-5
 
 
 @pytest.mark.parametrize("model", [Outside(), Mixing(), Broadcast()], ids=lambda model: type(model).__name__)
@@ -230,9 +227,7 @@ def test_layers_inside_a_twin_are_refused_by_option() -> None:
 # mended it and the workaround named in its docstring can be reconsidered.
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Secure RNG turned off:UserWarning"
-)  # it has no other; ours is SecureRandom
+@pytest.mark.filterwarnings("ignore:Secure RNG turned off:UserWarning")  # it has no other; ours is SecureRandom
 def test_opacus_derives_rate_and_divisor_from_the_private_size() -> None:
     """Ours are ``sampling_rate`` and ``declared_size`` of the plan."""
     divisors = []
@@ -267,9 +262,7 @@ def test_opacus_multihead_attention_is_wrong_with_batch_first() -> None:
 def test_opacus_crashes_on_an_empty_batch() -> None:
     """Every method of ours returns zeros before Opacus is asked (test_privacy_gradients)."""
     with pytest.raises(RuntimeError):
-        GradSampleModuleExpandedWeights(nn.Linear(8, 2), loss_reduction="sum")(
-            torch.zeros(0, 8)
-        ).sum().backward()
+        GradSampleModuleExpandedWeights(nn.Linear(8, 2), loss_reduction="sum")(torch.zeros(0, 8)).sum().backward()
     with pytest.raises(RuntimeError):
         GradSampleModule(DPAttentionOnly(), loss_reduction="sum")(torch.zeros(6, 0, 8)).sum().backward()
 
@@ -299,7 +292,4 @@ def test_opacus_gives_the_padding_row_a_gradient() -> None:
 def test_torch_attention_time_first_is_exact_under_vmap() -> None:
     model = TorchAttention(batch_first=False)
     inputs, targets = batch("torch-attention", 4)
-    assert (
-        gap(build(model, losses, "vmap")(inputs, targets, 0.5), one_by_one(model, inputs, targets, 0.5))
-        <= 1e-5
-    )
+    assert gap(build(model, losses, "vmap")(inputs, targets, 0.5), one_by_one(model, inputs, targets, 0.5)) <= 1e-5

@@ -149,9 +149,7 @@ def test_a_generator_cannot_be_duplicated(duplicate: object) -> None:
         duplicate(SecureRandom())
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*fork.*:DeprecationWarning"
-)  # forking is what is tested; the child only draws
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # forking is what is tested; the child only draws
 def test_a_forked_child_does_not_repeat_its_parents_noise() -> None:
     random = SecureRandom()
     reader, writer = os.pipe()

@@ -110,9 +110,7 @@ def test_warnings_are_for_what_is_unwise() -> None:
     assert len(replace(PLAN, noise_multiplier=0.4, metric_noise=0.5).warnings()) == 2
 
 
-def _two_steps(
-    *, member: bool, trials: int, random: np.random.Generator
-) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _two_steps(*, member: bool, trials: int, random: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
     """What 10 departments' sum shows after two local steps with 1/sqrt(10) of the noise each, sigma = C = 1.
 
     The target record has gradient C at the first step only. The other 19 records of its department have a

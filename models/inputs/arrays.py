@@ -38,16 +38,12 @@ def read_npz(path: Path, *, label: str | None) -> RawArrays:
         with path.open("rb") as handle:
             archive = np.load(handle, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise SourceUnreadable(
-                    f"{path.name}: a single array; save inputs and labels with numpy.savez"
-                )
+                raise SourceUnreadable(f"{path.name}: a single array; save inputs and labels with numpy.savez")
             inputs, labels = (_pick(archive, wanted, path.name) for wanted in names)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         if isinstance(error, SourceUnreadable | ColumnMissing):
             raise
-        raise SourceUnreadable(
-            f"{path.name}: damaged, or not arrays of numbers saved by numpy.savez"
-        ) from None
+        raise SourceUnreadable(f"{path.name}: damaged, or not arrays of numbers saved by numpy.savez") from None
     return paired(inputs, labels, source=path.name)
 
 
@@ -56,9 +52,7 @@ def _pick(archive: Any, wanted: tuple[str, ...], source: str) -> npt.NDArray[Any
     for name in wanted:
         if name in archive.files:
             return np.asarray(archive[name])
-    raise ColumnMissing(
-        f"{source}: no array named {' or '.join(wanted)}; {nearest(wanted[0], archive.files)}"
-    )
+    raise ColumnMissing(f"{source}: no array named {' or '.join(wanted)}; {nearest(wanted[0], archive.files)}")
 
 
 def paired(inputs: npt.NDArray[Any], labels: npt.NDArray[Any], *, source: str) -> RawArrays:

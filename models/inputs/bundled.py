@@ -29,9 +29,7 @@ def _load(path: str) -> Any:
     try:
         import sklearn.datasets  # noqa: PLC0415  (an optional package)
     except ImportError:
-        raise ExtraMissing(
-            f'{path} needs scikit-learn; install it with: pip install "confide[sim]"'
-        ) from None
+        raise ExtraMissing(f'{path} needs scikit-learn; install it with: pip install "confide[sim]"') from None
     return getattr(sklearn.datasets, f"load_{name}")()
 
 
@@ -72,8 +70,7 @@ def bundled_columns(path: str) -> dict[str, ColumnSettings]:
     if path == f"{PREFIX}digits":
         low, high = np.zeros_like(low), np.full_like(high, _DIGITS_MAX)
     return {
-        str(name): ColumnSettings(bounds=(float(low[i]), float(high[i])))
-        for i, name in enumerate(bunch.feature_names)
+        str(name): ColumnSettings(bounds=(float(low[i]), float(high[i]))) for i, name in enumerate(bunch.feature_names)
     }
 
 

@@ -51,9 +51,7 @@ def codes(cells: Any, listed: Sequence[str], missing: Sequence[str]) -> npt.NDAr
     lookup = {canonical(text): index for index, text in enumerate(listed)}
     lookup.update({canonical(text): MISSING for text in missing})
     found = [lookup.get(canonical(text), UNLISTED) for text in encoded.dictionary.to_pylist()]
-    indices: npt.NDArray[np.int64] = np.asarray(found, np.int64)[
-        encoded.indices.to_numpy(zero_copy_only=False)
-    ]
+    indices: npt.NDArray[np.int64] = np.asarray(found, np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
     return indices
 
 
@@ -77,11 +75,7 @@ def numbers(
     def refuse(index: int, problem: str) -> BadValue:
         return BadValue(source=source, row=row(index), column=name, problem=problem)
 
-    if (
-        pa.types.is_integer(column.type)
-        or pa.types.is_floating(column.type)
-        or pa.types.is_boolean(column.type)
-    ):
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
         blank = np.asarray(column.is_null())
         parsed = pc.cast(column, pa.float64(), safe=False)
     else:
@@ -94,9 +88,7 @@ def numbers(
         odd = pc.invert(pc.match_substring_regex(cells, _NUMBER))
         first = pc.index(odd, pa.scalar(True)).as_py()
         if first >= 0:
-            raise refuse(
-                first, f"not a number; correct it, or add such values to data.missing{_known(missing)}"
-            )
+            raise refuse(first, f"not a number; correct it, or add such values to data.missing{_known(missing)}")
         parsed = pc.cast(pc.replace_substring_regex(cells, r"^\+", ""), pa.float64())
     if blank.any() and "" not in missing:
         index = int(blank.argmax())

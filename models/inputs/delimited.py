@@ -57,9 +57,7 @@ def read_delimited(path: Path, *, max_rows: int) -> RawTable:
     def row(record: int) -> int:
         """Find the row number of a record by counting again, blank lines included."""
         try:
-            return next(
-                number for index, (number, _) in enumerate(_records(path, dialect)) if index == record + 1
-            )
+            return next(number for index, (number, _) in enumerate(_records(path, dialect)) if index == record + 1)
         except (StopIteration, csv.Error):  # a cell too long for the second pass; right without blank lines
             return record + 2
 
@@ -145,9 +143,7 @@ def _read_fast(path: Path, dialect: _Dialect, width: int, max_rows: int) -> pa.T
             quote_char='"' if dialect.quoted else False,
             newlines_in_values=dialect.quoted,
         ),
-        convert_options=pacsv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-        ),
+        convert_options=pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
     )
     batches, count = [], 0
     for batch in reader:
@@ -207,13 +203,10 @@ def _explain(path: Path, dialect: _Dialect, width: int) -> DataError:
 def _ragged(path: Path, row: int, found: int, expected: int) -> SourceUnreadable:
     """Build the error for a row of the wrong width."""
     return SourceUnreadable(
-        f"{path.name}: row {row} has {found} cells, the header names {expected}; "
-        "quote cells that contain the separator"
+        f"{path.name}: row {row} has {found} cells, the header names {expected}; quote cells that contain the separator"
     )
 
 
 def _too_large(path: Path, max_rows: int) -> SourceTooLarge:
     """Build the error for a file with too many records."""
-    return SourceTooLarge(
-        f"{path.name}: more than data.max_rows = {max_rows} records; raise it or split the file"
-    )
+    return SourceTooLarge(f"{path.name}: more than data.max_rows = {max_rows} records; raise it or split the file")

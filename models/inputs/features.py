@@ -18,9 +18,7 @@ from models.inputs.sections import TextSettings, canonical
 from models.inputs.tokens import token_ids
 
 
-def target_values(
-    settings: DataSettings, raw: RawTable, label: str
-) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+def target_values(settings: DataSettings, raw: RawTable, label: str) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
     """Return class indices, or regression targets in their own units, clipped to the public bounds."""
     column = raw.column(label, field="data.label")
     if settings.target_bounds is not None:
@@ -115,8 +113,7 @@ def flat_table_inputs(settings: DataSettings, raw: RawTable, label: str) -> npt.
     shape = _shape(settings)
     if len(names) != math.prod(shape):
         raise SourceUnreadable(
-            f"{raw.source}: {len(names)} columns besides the label; "
-            f"shape = {list(shape)} needs {math.prod(shape)}"
+            f"{raw.source}: {len(names)} columns besides the label; shape = {list(shape)} needs {math.prod(shape)}"
         )
     flat = np.empty((raw.records, len(names)), np.float64)
     for position, name in enumerate(names):

@@ -51,9 +51,7 @@ def read_huggingface_images(
     images = [name for name, feature in data.features.items() if type(feature).__name__ == "Image"]
     label = label or "label"
     if len(images) != 1 or label not in data.column_names:
-        raise ColumnMissing(
-            f"{folder.name}: expected one image column and the label column {label!r}; set data.label"
-        )
+        raise ColumnMissing(f"{folder.name}: expected one image column and the label column {label!r}; set data.label")
     inputs = np.empty((len(data), *shape), np.uint8)
     for index in range(len(data)):
         try:

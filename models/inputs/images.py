@@ -27,9 +27,7 @@ def image_library() -> ModuleType:
     try:
         from PIL import Image  # noqa: PLC0415  (an optional package)
     except ImportError:
-        raise ExtraMissing(
-            'reading images needs Pillow; install it with: pip install "confide[client]"'
-        ) from None
+        raise ExtraMissing('reading images needs Pillow; install it with: pip install "confide[client]"') from None
     return Image
 
 
@@ -42,9 +40,7 @@ def pixels(image: Any, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     """
     channels, height, width = shape
     if channels not in _MODES:
-        raise SourceUnreadable(
-            f"data.image.shape = {list(shape)}: image files have 1 (grey) or 3 (RGB) channels"
-        )
+        raise SourceUnreadable(f"data.image.shape = {list(shape)}: image files have 1 (grey) or 3 (RGB) channels")
     converted = image.convert(_MODES[channels])
     if converted.size != (width, height):
         converted = converted.resize((width, height), resample=image_library().Resampling.BILINEAR)
@@ -121,6 +117,4 @@ def _image_files(folder: Path, classes: tuple[str, ...] | None) -> tuple[list[Pa
 
 def _visible(folder: Path) -> Iterator[Path]:
     """Yield what is in a folder, without the hidden files that file managers leave."""
-    return (
-        entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name != "Thumbs.db"
-    )
+    return (entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name != "Thumbs.db")

@@ -67,9 +67,7 @@ def prepare(settings: DataSettings, raw: Raw) -> Prepared:
         return _prepare_table(settings, raw)
     for field in ("person", "group_column"):
         if getattr(settings, field) is not None:
-            raise SettingsIncomplete(
-                f"{raw.source}: arrays and images have no columns; leave data.{field} out"
-            )
+            raise SettingsIncomplete(f"{raw.source}: arrays and images have no columns; leave data.{field} out")
     labels = RawTable(table=pa.table({"label": raw.labels}), source=raw.source, row=raw.row)
     keys = list(raw.keys) if raw.keys is not None else _array_keys(raw)
     return Prepared(
@@ -92,9 +90,7 @@ def prepare_test(settings: DataSettings) -> Prepared | None:
         return None
     path, labels_path = settings.test.path, settings.test.labels_path
     # A test set names neither persons nor departments.
-    settings = resolve(settings).model_copy(
-        update={"person": None, "department_column": None, "partition": None}
-    )
+    settings = resolve(settings).model_copy(update={"person": None, "department_column": None, "partition": None})
     return prepare_source(settings, path, labels_path)
 
 
@@ -154,6 +150,4 @@ def _array_keys(raw: RawArrays) -> list[bytes]:
     """Digest every record over its numbers and its label."""
     flat = np.ascontiguousarray(raw.inputs.reshape(raw.records, -1))
     labels = raw.labels.to_pylist()
-    return [
-        digest(record.tobytes() + str(label).encode()) for record, label in zip(flat, labels, strict=True)
-    ]
+    return [digest(record.tobytes() + str(label).encode()) for record, label in zip(flat, labels, strict=True)]

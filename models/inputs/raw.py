@@ -89,9 +89,7 @@ def digest(record: bytes) -> bytes:
     return hashlib.blake2b(record, digest_size=DIGEST_BYTES).digest()
 
 
-def coded_labels(
-    codes: npt.NDArray[np.int64], names: Sequence[str], classes: Sequence[str] | None
-) -> list[str]:
+def coded_labels(codes: npt.NDArray[np.int64], names: Sequence[str], classes: Sequence[str] | None) -> list[str]:
     """Write label codes as their names, or as numbers where ``classes`` lists the numbers."""
     if classes is not None and not set(classes) <= set(names):
         return [str(code) for code in codes.tolist()]

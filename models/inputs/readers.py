@@ -62,8 +62,7 @@ def read(settings: DataSettings, path: str, labels_path: str | None = None) -> R
         raise SourceEmpty(f"{raw.source}: no records")
     if raw.records > settings.max_rows:
         raise SourceTooLarge(
-            f"{raw.source}: more than data.max_rows = {settings.max_rows} records; "
-            "raise it or split the source"
+            f"{raw.source}: more than data.max_rows = {settings.max_rows} records; raise it or split the source"
         )
     if settings.kind == "tabular" and isinstance(raw, RawArrays):
         return _as_table(raw, settings.label or DEFAULT_LABEL)
@@ -111,9 +110,7 @@ def _read_file(settings: DataSettings, path: Path, labels_path: str | None) -> R
 def _read_idx_pair(settings: DataSettings, path: Path, labels_path: str | None) -> RawArrays:
     """Read an IDX file and its labels."""
     if labels_path is None:
-        raise SettingsIncomplete(
-            f"{path.name}: an IDX file has no labels; set labels_path to the file that has"
-        )
+        raise SettingsIncomplete(f"{path.name}: an IDX file has no labels; set labels_path to the file that has")
     labels = Path(labels_path).expanduser()
     if not labels.is_file():
         raise SourceMissing(f"{labels}: no such file; check labels_path")
@@ -143,12 +140,8 @@ def _read_parquet(path: Path, max_rows: int) -> RawTable:
 def _read_folder(settings: DataSettings, folder: Path) -> RawArrays:
     """Read a folder of images."""
     if settings.image is None:
-        raise SourceUnreadable(
-            f'{folder.name}: a folder is read as images; set kind = "image", or name a file'
-        )
-    return read_image_folder(
-        folder, shape=settings.image.shape, classes=settings.classes, max_rows=settings.max_rows
-    )
+        raise SourceUnreadable(f'{folder.name}: a folder is read as images; set kind = "image", or name a file')
+    return read_image_folder(folder, shape=settings.image.shape, classes=settings.classes, max_rows=settings.max_rows)
 
 
 def _read_huggingface(settings: DataSettings, folder: Path) -> Raw:
@@ -161,17 +154,14 @@ def _read_huggingface(settings: DataSettings, folder: Path) -> Raw:
             classes=settings.classes,
             max_rows=settings.max_rows,
         )
-    return read_huggingface_table(
-        folder, label=settings.label, classes=settings.classes, max_rows=settings.max_rows
-    )
+    return read_huggingface_table(folder, label=settings.label, classes=settings.classes, max_rows=settings.max_rows)
 
 
 def _as_table(raw: RawArrays, label: str) -> RawTable:
     """Name the columns of flat arrays "0", "1", …, so that a table's settings apply."""
     if raw.inputs.ndim != 2:
         raise SourceUnreadable(
-            f"{raw.source}: records of shape {raw.inputs.shape[1:]}; "
-            "kind = 'tabular' needs one number per column"
+            f"{raw.source}: records of shape {raw.inputs.shape[1:]}; kind = 'tabular' needs one number per column"
         )
     columns = {str(index): pa.array(raw.inputs[:, index]) for index in range(raw.inputs.shape[1])}
     return RawTable(table=pa.table({**columns, label: raw.labels}), source=raw.source)

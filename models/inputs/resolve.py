@@ -93,11 +93,7 @@ def _bundled_changes(settings: DataSettings, path: str) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if settings.classes is None and settings.target_bounds is None:
         classes = bundled.bundled_classes(path)
-        changes = (
-            {"target_bounds": bundled.bundled_target_bounds(path)}
-            if classes is None
-            else {"classes": classes}
-        )
+        changes = {"target_bounds": bundled.bundled_target_bounds(path)} if classes is None else {"classes": classes}
     if settings.kind == "tabular" and not settings.columns:
         columns = bundled.bundled_columns(path)
         changes["columns"] = {name: columns[name] for name in sorted(columns)}
@@ -113,9 +109,7 @@ def _bundled_changes(settings: DataSettings, path: str) -> dict[str, Any]:
 def _known(section: object, path: str, name: str) -> object:
     """Refuse a bundled set whose shape is not known."""
     if section is None:
-        raise SettingsIncomplete(
-            f"{path}: set data.{name}.shape and data.{name}.bounds, or use kind = 'tabular'"
-        )
+        raise SettingsIncomplete(f"{path}: set data.{name}.shape and data.{name}.bounds, or use kind = 'tabular'")
     return section
 
 

@@ -153,13 +153,9 @@ class DataSettings(Section):
         inputs = set(self.columns) | ({self.text.column} if self.text else set())
         for field in ("label", "person"):
             if getattr(self, field) in inputs:
-                raise ValueError(
-                    f"{field} = {getattr(self, field)!r} is an input as well; leave it out there"
-                )
+                raise ValueError(f"{field} = {getattr(self, field)!r} is an input as well; leave it out there")
         if self.label is not None and self.label in (self.person, self.department_column):
-            raise ValueError(
-                f"label = {self.label!r} is also the person or the department; name another column"
-            )
+            raise ValueError(f"label = {self.label!r} is also the person or the department; name another column")
         listed = {column: settings.categories or () for column, settings in self.columns.items()}
         for column, values in {**listed, "label": self.classes or ()}.items():
             for value in values:
@@ -229,9 +225,7 @@ class DataSettings(Section):
         """
         from models.inputs.resolve import resolve  # noqa: PLC0415  (resolve reads by this schema)
 
-        return resolve(self).model_dump(
-            mode="json", exclude=_PRIVATE_TO_THE_BENCH | {"test"}, exclude_none=True
-        )
+        return resolve(self).model_dump(mode="json", exclude=_PRIVATE_TO_THE_BENCH | {"test"}, exclude_none=True)
 
 
 def _under(base: Path, path: str) -> str:

@@ -77,9 +77,7 @@ class ColumnSettings(Section):
     def _one_kind(self) -> Self:
         """Refuse a column that is both numeric and categorical, or neither."""
         if (self.bounds is None) == (self.categories is None):
-            raise ValueError(
-                "give either bounds = [low, high] for numbers or categories = [...] for listed values"
-            )
+            raise ValueError("give either bounds = [low, high] for numbers or categories = [...] for listed values")
         if self.categories is not None and not self.categories:
             raise ValueError("categories = []: list at least one value")
         return self

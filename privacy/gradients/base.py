@@ -63,9 +63,7 @@ class PerRecord(ABC):
         """Return the clipped sum; see :class:`ClippedSum`."""
         total: Sum | None = None
         for start in range(0, len(inputs), self.chunk):
-            part = self._finite(
-                inputs[start : start + self.chunk], targets[start : start + self.chunk], max_grad_norm
-            )
+            part = self._finite(inputs[start : start + self.chunk], targets[start : start + self.chunk], max_grad_norm)
             if part is None:
                 continue
             if total is None:

@@ -36,16 +36,12 @@ def check_module(model: nn.Module) -> None:
                 f"(num_groups, {module.num_features})"
             )
         if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats:
-            raise UnsupportedModule(
-                f"{where}: keeps statistics of private records in buffers; {_FIX['InstanceNorm']}"
-            )
+            raise UnsupportedModule(f"{where}: keeps statistics of private records in buffers; {_FIX['InstanceNorm']}")
         if isinstance(module, nn.modules.lazy.LazyModuleMixin):
             raise UnsupportedModule(f"{where}: has no shape yet; run the model once on public data first")
     for name, p in model.named_parameters():
         if p.requires_grad and (p.device.type != "cpu" or p.dtype != torch.float32):
-            raise UnsupportedModule(
-                f"{name}: is {p.dtype} on {p.device}; only float32 on the CPU is supported"
-            )
+            raise UnsupportedModule(f"{name}: is {p.dtype} on {p.device}; only float32 on the CPU is supported")
 
 
 def check_exact(method: PerRecord, inputs: Tensor, targets: Tensor) -> bool:
@@ -72,8 +68,7 @@ def check_exact(method: PerRecord, inputs: Tensor, targets: Tensor) -> bool:
     model.eval()
     try:
         each = [
-            _gradient(model, method.losses, inputs[row : row + 1], targets[row : row + 1])
-            for row in range(len(inputs))
+            _gradient(model, method.losses, inputs[row : row + 1], targets[row : row + 1]) for row in range(len(inputs))
         ]
         norms = [torch.stack([g.norm() for g in one]).norm() for one in each]
         if not all(norm.isfinite() and norm > LEAST_NORM for norm in norms):
@@ -84,8 +79,7 @@ def check_exact(method: PerRecord, inputs: Tensor, targets: Tensor) -> bool:
         for module, mode in modes:
             module.training = mode
     expected = [
-        sum(g * (bound / norm) for g, norm in zip(of_one, norms, strict=True))
-        for of_one in zip(*each, strict=True)
+        sum(g * (bound / norm) for g, norm in zip(of_one, norms, strict=True)) for of_one in zip(*each, strict=True)
     ]
     gap = torch.stack([(a - b).norm() for a, b in zip(found, expected, strict=True)]).norm()
     if not gap <= TOLERANCE * bound * len(inputs):

@@ -57,9 +57,7 @@ def layer_norm(module: nn.LayerNorm, uses: Uses) -> list[tuple[nn.Parameter, Pie
         normal = functional.layer_norm(a, module.normalized_shape, eps=module.eps)
         weight.append((normal * g).sum(inner) if inner else normal * g)
         bias.append(g.sum(inner) if inner else g)
-    return _weight_and_bias(
-        module, lambda: Whole(sum(weight[1:], weight[0])), lambda: Whole(sum(bias[1:], bias[0]))
-    )
+    return _weight_and_bias(module, lambda: Whole(sum(weight[1:], weight[0])), lambda: Whole(sum(bias[1:], bias[0])))
 
 
 def group_norm(module: nn.GroupNorm, uses: Uses) -> list[tuple[nn.Parameter, Piece]]:
@@ -69,9 +67,7 @@ def group_norm(module: nn.GroupNorm, uses: Uses) -> list[tuple[nn.Parameter, Pie
         normal = functional.group_norm(a, module.num_groups, eps=module.eps)
         weight.append((normal * g).reshape(*a.shape[:2], -1).sum(2))
         bias.append(g.reshape(*a.shape[:2], -1).sum(2))
-    return _weight_and_bias(
-        module, lambda: Whole(sum(weight[1:], weight[0])), lambda: Whole(sum(bias[1:], bias[0]))
-    )
+    return _weight_and_bias(module, lambda: Whole(sum(weight[1:], weight[0])), lambda: Whole(sum(bias[1:], bias[0])))
 
 
 def embedding(module: nn.Embedding, uses: Uses) -> list[tuple[nn.Parameter, Piece]]:
@@ -100,9 +96,7 @@ def restriction(module: nn.Module) -> str | None:
             return f"groups={module.groups}"
         if module.padding_mode != "zeros" or isinstance(module.padding, str):
             return f"padding={module.padding!r}, padding_mode={module.padding_mode!r}"
-    if isinstance(module, nn.Embedding) and (
-        module.max_norm is not None or module.scale_grad_by_freq or module.sparse
-    ):
+    if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq or module.sparse):
         return "max_norm, scale_grad_by_freq and sparse change what the gradient is"
     return None
 

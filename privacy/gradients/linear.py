@@ -28,9 +28,7 @@ class SingleLinear(PerRecord):
         found = trainable_layers(model)
         if len(found) == 1 and type(found[0][1]) is nn.Linear:
             return None
-        return (
-            f"needs exactly one trainable nn.Linear and nothing else; this model trains {len(found)} layers"
-        )
+        return f"needs exactly one trainable nn.Linear and nothing else; this model trains {len(found)} layers"
 
     def clip(self, inputs: Tensor, targets: Tensor, max_grad_norm: float) -> tuple[Tensor, Sum]:
         """Return which records are finite and the clipped sum; see :class:`PerRecord`."""

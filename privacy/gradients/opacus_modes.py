@@ -124,9 +124,7 @@ class ExpandedWeights(_Wrapped):
     @staticmethod
     def unsupported(model: nn.Module) -> str | None:
         """Return which layer expanded weights do not know, or None."""
-        return _unlisted(model, (*_EXPANDED, nn.MultiheadAttention, *_INSIDE_TWINNED)) or shared_parameter(
-            model
-        )
+        return _unlisted(model, (*_EXPANDED, nn.MultiheadAttention, *_INSIDE_TWINNED)) or shared_parameter(model)
 
     def _wrap(self, module: nn.Module) -> Any:
         return GradSampleModuleExpandedWeights(module, loss_reduction="sum")

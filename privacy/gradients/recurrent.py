@@ -63,9 +63,7 @@ class _Lstm(torch.autograd.Function):
         )
         first, second = in_forget[..., :hidden].unbind(0), in_forget[..., hidden:].unbind(0)
         for t, (gate, i_f, i, f, g, o) in enumerate(
-            zip(
-                gates.unbind(0), in_forget.unbind(0), first, second, new.unbind(0), out.unbind(0), strict=True
-            )
+            zip(gates.unbind(0), in_forget.unbind(0), first, second, new.unbind(0), out.unbind(0), strict=True)
         ):
             gate.addmm_(now[t], recurrent)
             i_f.sigmoid_()
@@ -191,9 +189,7 @@ class Recurrence:
         lstm = isinstance(module, nn.LSTM)
         layer_input = x.transpose(0, 1) if module.batch_first else x
         directions = 2 if module.bidirectional else 1
-        zeros = layer_input.new_zeros(
-            module.num_layers * directions, layer_input.shape[1], module.hidden_size
-        )
+        zeros = layer_input.new_zeros(module.num_layers * directions, layer_input.shape[1], module.hidden_size)
         h0, c0 = (zeros, zeros) if initial is None else initial if lstm else (initial, zeros)
         last_h, last_c = [], []
         for layer in range(module.num_layers):

@@ -54,8 +54,7 @@ class AttentionTwin(nn.Module):
         """
         if query.dim() != 3:
             raise UnsupportedModule(
-                f"nn.MultiheadAttention: query has {query.dim()} axes; only batches of sequences (3 axes) "
-                "are supported"
+                f"nn.MultiheadAttention: query has {query.dim()} axes; only batches of sequences (3 axes) are supported"
             )
         if not self.batch_first:
             query, key, value = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
@@ -70,9 +69,7 @@ class AttentionTwin(nn.Module):
             scores = scores.masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         if key_padding_mask is not None:
             padding = key_padding_mask[:, None, None, :]
-            scores = (
-                scores.masked_fill(padding, -torch.inf) if padding.dtype == torch.bool else scores + padding
-            )
+            scores = scores.masked_fill(padding, -torch.inf) if padding.dtype == torch.bool else scores + padding
         weights = self.drop(functional.softmax(scores, dim=-1))
         mixed = self.out_proj((weights @ v).transpose(1, 2).reshape(batch, length, width))
         if not self.batch_first:
@@ -123,9 +120,7 @@ class Twin:
             if hasattr(module, "inplace"):
                 setattr(module, "inplace", False)  # noqa: B010 - not every module has it; a hooked output must not be overwritten
         twins = dict(self.module.named_parameters())
-        self._links = [
-            _Link(p, tuple(twins[part] for part in names[name])) for name, p in model.named_parameters()
-        ]
+        self._links = [_Link(p, tuple(twins[part] for part in names[name])) for name, p in model.named_parameters()]
         for link in self._links:
             for part in link.parts:
                 part.requires_grad_(link.original.requires_grad)
@@ -179,9 +174,7 @@ def _replacement(path: str, module: nn.Module, *, recurrent: bool) -> nn.Module 
     if not isinstance(module, replaced):
         return None
     if reason := restriction(module):
-        raise UnsupportedModule(
-            f"{path or 'model'} ({type(module).__name__}): {reason} has no per-record twin"
-        )
+        raise UnsupportedModule(f"{path or 'model'} ({type(module).__name__}): {reason} has no per-record twin")
     if isinstance(module, nn.MultiheadAttention):
         return AttentionTwin(module)
     options = {
