@@ -81,16 +81,24 @@ def dataset_list(json: Json = False) -> None:
 @app.command(epilog="Example: confide client check run.toml")
 def check(
     run_file: Annotated[Path, typer.Argument(help="The run file, from the platform team.")],
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Answer to this description of the data set from now on.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Read this machine's data as a run would, and say what a run would find. Nothing leaves."""
+    from client import descriptions
     from client.data import describe, load
+    from strategies.agreement import canonical
     from strategies.runfile import load as load_run
 
     settings = config.load_settings()
     run = load_run(run_file)
     data = load(run.data, _entry(settings, run.data.name), name=settings.name)
     summary = describe(data)
+    if approve and run.data.name is not None:
+        descriptions.approve(config.directory(), run.data.name, canonical(run.data.public_part()))
+        summary["approved"] = True
     if json:
         print_json(summary)
         return
@@ -119,6 +127,7 @@ def evaluate(
             continue
         network, task, manifest = load_model(folder)
         description = validated(DataSettings, manifest.get("data") or {}, where=f"{folder / 'manifest.json'}: data")
+        description.refuse_paths()  # a manifest comes from the coordinator
         data = load(description, entry, name=settings.name)
         split = data.validation if len(data.validation.targets) else data.train
         results[label] = task.metrics(measure(network, task, split))

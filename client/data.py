@@ -108,7 +108,7 @@ def load(settings: DataSettings, entry: DatasetEntry, *, name: str, allow_one_cl
 
     Args:
         settings: the run's public specification.
-        entry: the department's own configuration; its ``person`` goes before the run's.
+        entry: the department's own configuration; its ``person`` alone counts, never the run's.
         name: the department.
         allow_one_class: accept records of a single class (simulated label skew).
 
@@ -116,8 +116,8 @@ def load(settings: DataSettings, entry: DatasetEntry, *, name: str, allow_one_cl
         DataError: the source or one of its cells cannot be used; see ``models.inputs.errors``.
         TooFewRows, OneClass: as ``assemble``.
     """
-    if entry.person is not None:
-        settings = settings.model_copy(update={"person": entry.person})
+    # Never the run's column: choosing it would let a server have one record let another in.
+    settings = settings.model_copy(update={"person": entry.person})
     data = assemble(
         prepare_source(settings, entry.path, entry.labels_path),
         name=name,

@@ -2,22 +2,24 @@
 
 Started and restarted by :mod:`client.runner`. The SuperNode fetches messages; the runner answers
 them with the ClientApp *installed here*. The bundle that the server sends with a run is never
-opened: nothing in this process imports or unpacks it.
+opened: nothing in this process imports or unpacks it (see :func:`strategies.flower.quicken_supernode`).
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 
-import httpx
 import torch
+from filelock import FileLock, Timeout
 from flwr.supernode.cli.flower_supernode import flower_supernode
 
 from client.app import app
-from client.config import load_settings
+from client.config import directory, load_settings
 from client.log import to_parent
+from client.runner import ALREADY_RUNNING
 from strategies.environment import stop_with_parent
 from strategies.flower import (
     CLIENT_TASK,
@@ -44,10 +46,27 @@ def work(runtime: Runtime, wakeups: Wakeups) -> None:
             while (token := acquire(client, CLIENT_TASK)) is not None:
                 execute_client_task(runtime, token, app)
                 wakeups.replied.set()
-        except (httpx.HTTPError, RuntimeError) as error:
-            # The run ended meanwhile, or the SuperNode is leaving: the next message starts afresh.
+        except Exception as error:  # noqa: BLE001 - one bad message must not silence this department
+            # The run ended meanwhile, the SuperNode is leaving, or the message was none of ours.
             logger.warning("a message was not answered: %s", type(error).__name__)
-            logger.debug("%s", error)
+
+
+def work_or_leave(runtime: Runtime, wakeups: Wakeups) -> None:
+    """Never let the process live on without its runner: the service starts it again."""
+    try:
+        work(runtime, wakeups)
+    finally:
+        os._exit(1)
+
+
+def hold_lock() -> FileLock:
+    """Be the only process that answers for this machine; two would answer every round twice."""
+    lock = FileLock(directory() / "node.lock", mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        sys.exit(ALREADY_RUNNING)
+    return lock
 
 
 if __name__ == "__main__":
@@ -55,7 +74,8 @@ if __name__ == "__main__":
     sys.argv = [sys.argv[0], *sys.argv[3:]]  # the rest is the SuperNode's own command line
     to_parent()
     stop_with_parent()
+    only_one = hold_lock()
     torch.set_num_threads(load_settings().threads)
     own = Runtime(address=f"127.0.0.1:{port}", secret_file=secret_file, component="SuperExec")
-    threading.Thread(target=work, args=(own, quicken_supernode()), daemon=True, name="runner").start()
+    threading.Thread(target=work_or_leave, args=(own, quicken_supernode()), daemon=True, name="runner").start()
     flower_supernode()

@@ -31,6 +31,7 @@ logger = logging.getLogger("confide.client")
 CONNECT_SECONDS = 5.0
 RESTART_SECONDS = 3.0
 WATCH_SECONDS = 0.2
+ALREADY_RUNNING = 3  # the working process leaves with this when another holds the lock
 # What Flower prints when the SuperLink does not know this machine's key, and when it does.
 NOT_ADMITTED = ("Failed to initialize the connection",)
 CONNECTED = "SuperNode ID"
@@ -88,7 +89,6 @@ class Service:
         self._stopping = threading.Event()
         self._said: list[str] = []
         self._secret = directory() / "runtime.secret"
-        self._port = _free_port()
 
     def stop(self) -> None:
         """Let ``work`` return; safe in a signal handler."""
@@ -111,6 +111,8 @@ class Service:
 
     def _explain(self, code: int) -> None:
         """Give up if this machine is not admitted; otherwise say that it starts again."""
+        if code == ALREADY_RUNNING:
+            raise ConfigError(f'{directory()}: another "confide client run" answers for this machine; stop it first')
         reason = next((line for line in self._said if any(mark in line for mark in NOT_ADMITTED)), None)
         if reason is not None:
             raise NotTrustedError(
@@ -121,12 +123,13 @@ class Service:
 
     def _launch(self) -> subprocess.Popen[str]:
         """Start the working process and follow its output."""
+        port = str(_free_port())  # a fresh one each time: somebody else may have taken the last
         command = [
-            *(sys.executable, "-m", "client.node", str(self._secret), str(self._port)),
+            *(sys.executable, "-m", "client.node", str(self._secret), port),
             *("--superlink", self._settings.server),
             *("--root-certificates", self._settings.root_certificate),
             *("--auth-supernode-private-key", self._settings.private_key),
-            *("--isolation", "process", "--host", "127.0.0.1", "--port", str(self._port)),
+            *("--isolation", "process", "--host", "127.0.0.1", "--port", port),
             *("--superexec-auth-secret-file", str(self._secret)),
         ]
         process = subprocess.Popen(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from flwr.app import Context
 
 from client import config
 from client.data import DatasetEntry, DepartmentData, Split, load
+from client.descriptions import check_description
 from client.errors import RefusalError
 from client.state import DiskJournal, MemoryJournal
 from client.train import Site
@@ -46,8 +47,9 @@ def site_for(spec: str, context: Context) -> Site:
             Status.UNKNOWN_DATASET,
             f'no [dataset."{name}"] in client.toml; add it with "confide client dataset add" to take part',
         )
+    check_description(config.directory(), name, description)
     return Site(
-        data=_load(description, entry, own.name),
+        data=partial(_load, description, entry, own.name),
         journal=DiskJournal(config.directory() / "runs"),
         random=_fresh,
         allow_without_privacy=own.allow_without_privacy,
@@ -76,10 +78,12 @@ def _fresh(_purpose: str) -> SecureRandom:
     return SecureRandom()
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def _load(description: str, entry: DatasetEntry, name: str) -> DepartmentData:
     """Read a data set once per process and description."""
     settings = validated(DataSettings, json.loads(description), where="spec: data")
+    # How many records there are here is no question for the server to ask.
+    settings = settings.model_copy(update={"max_rows": DataSettings.model_fields["max_rows"].default})
     return load(settings, entry, name=name)
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from client.errors import RefusalError
 from models.errors import ModelError
-from models.files import write_atomic
+from models.files import sync_folder, write_atomic
 from strategies.status import Status
 from strategies.wire import FloatVector
 
@@ -66,6 +67,10 @@ class DiskJournal:
         """Record the round durably; refuse one that is not newer, or another agreement."""
         file = self._file(run, ".json")
         with _durable():
+            if not self.directory.exists():
+                self.directory.mkdir(parents=True, mode=0o700)
+                sync_folder(self.directory.parent)
+        with _durable(), FileLock(self.directory / "lock", mode=0o600):
             known: dict[str, Any] = {"digest": digest, "last_round": 0}
             if file.exists():
                 known = json.loads(file.read_text())
@@ -76,7 +81,6 @@ class DiskJournal:
                     Status.ROUND_ALREADY_ANSWERED,
                     f"run {run}: round {number} asked, but round {known['last_round']} was answered",
                 )
-            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomic(file, json.dumps({"digest": digest, "last_round": number}).encode(), secret=True)
 
     def control(self, run: str, size: int) -> FloatVector:

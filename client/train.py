@@ -30,6 +30,8 @@ from strategies.wire import FloatVector, Instruction, Layout
 
 Randomness = Callable[[str], SecureRandom]
 EVALUATION_CHUNK = 1024
+# Renyi accounting is seldom coarser than this; beyond it the slow accountants are not asked.
+WORTH_A_CLOSER_LOOK = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Site:
     ``max_delta`` cap what one run may cost a record here.
     """
 
-    data: DepartmentData
+    data: DepartmentData | Callable[[], DepartmentData]
     journal: Journal
     random: Randomness
     simulated: bool = False
@@ -49,6 +51,10 @@ class Site:
     max_epsilon: float | None = None
     max_delta: float | None = None
     gradients: str | None = None
+
+    def records(self) -> DepartmentData:
+        """The department's data, read when first needed; raises :class:`models.inputs.errors.DataError`."""
+        return self.data() if callable(self.data) else self.data
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Bench:
     layout: Layout
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def bench(spec: str) -> Bench:
     """Model, task and layout of a spec."""
     run, settings = read_spec(spec)
@@ -84,16 +90,17 @@ def carry_out(instruction: Instruction, site: Site) -> FloatVector:
     load_vector(own.model, instruction.model)  # refuses a wrong length or non-finite values
     site.journal.begin(own.run, own.digest, instruction.round)
 
-    plan = plan_for(own.settings, declared_size=site.data.declared_size)
+    data = site.records()  # only now: whatever the data make of this request has cost the server a round
+    plan = plan_for(own.settings, declared_size=data.declared_size)
     metrics = np.zeros(len(own.layout.metrics))
     if instruction.evaluate and own.layout.metrics:
-        metrics = _measure(own, plan, site, instruction.round)
+        metrics = _measure(own, plan, site, data, instruction.round)
     update = np.zeros(own.layout.parameters, np.float32)
     control = np.zeros_like(update) if own.layout.control else None
     following = None
-    weight = 1.0 if own.settings.strategy.weights == "uniform" else float(site.data.declared_size)
+    weight = 1.0 if own.settings.strategy.weights == "uniform" else float(data.declared_size)
     if instruction.train:
-        update, control, following = _train(own, plan, site, instruction)
+        update, control, following = _train(own, plan, site, data, instruction)
     try:
         vector = own.layout.pack(update=update, weight=weight, control=control, metrics=metrics)
     except MessageError as error:
@@ -115,7 +122,7 @@ def check_policy(settings: RunSettings, instruction: Instruction, site: Site) ->
             Status.REFUSED_BY_POLICY,
             'the run asks for privacy = "off"; set allow_without_privacy = true in client.toml to permit it',
         )
-    plan = plan_for(settings, declared_size=site.data.declared_size)
+    plan = plan_for(settings, declared_size=1)  # the size is no part of the cost
     if plan is not None:
         check_caps(plan, site)
     if settings.privacy.on and metric_mode(settings.privacy) == "plain":
@@ -129,14 +136,17 @@ def check_caps(plan: PrivacyPlan, site: Site) -> None:
             Status.REFUSED_BY_POLICY, f"delta = {plan.delta:g} is more than max_delta = {site.max_delta:g}"
         )
     # Renyi accounting bounds the cost in microseconds; only where it is too coarse are the others asked.
-    if site.max_epsilon is None or quick_epsilon(plan) <= site.max_epsilon:
+    if site.max_epsilon is None:
         return
-    cost = epsilon(plan).pld
+    cost = quick_epsilon(plan)
+    if cost <= site.max_epsilon:
+        return
+    if cost <= WORTH_A_CLOSER_LOOK * site.max_epsilon:
+        cost = epsilon(plan).pld
     if cost > site.max_epsilon:
         raise RefusalError(
             Status.REFUSED_BY_POLICY,
-            f"the run may cost epsilon {cost:.3f} (PLD, delta {plan.delta:g}), more than "
-            f"max_epsilon = {site.max_epsilon:g}",
+            f"the run may cost epsilon {cost:.3f} (delta {plan.delta:g}), more than max_epsilon = {site.max_epsilon:g}",
         )
 
 
@@ -151,17 +161,19 @@ def measure(model: nn.Module, task: Task, split: Split) -> np.ndarray:
     return lanes.numpy()
 
 
-def _measure(own: Bench, plan: PrivacyPlan | None, site: Site, number: int) -> np.ndarray:
+def _measure(own: Bench, plan: PrivacyPlan | None, site: Site, data: DepartmentData, number: int) -> np.ndarray:
     """Metric lanes of the received model, noised where the plan says so."""
-    lanes = measure(own.model, own.task, site.data.validation)
-    if plan is None or plan.metric_noise is None:
+    lanes = measure(own.model, own.task, data.validation)
+    if metric_mode(own.settings.privacy) == "plain":
         return lanes
+    if plan is None or plan.metric_noise is None:
+        raise RefusalError(Status.REFUSED_BY_POLICY, "metrics: no noise was agreed for them")
     random = site.random(f"metrics/{number}")
     return metric_release(lanes, own.task.lane_sensitivity, plan.metric_noise, random)
 
 
 def _train(
-    own: Bench, plan: PrivacyPlan | None, site: Site, instruction: Instruction
+    own: Bench, plan: PrivacyPlan | None, site: Site, data: DepartmentData, instruction: Instruction
 ) -> tuple[FloatVector, FloatVector | None, FloatVector | None]:
     """Local training from the received model: the update, SCAFFOLD's control update and next own variate."""
     settings, received = own.settings, instruction.model
@@ -176,13 +188,13 @@ def _train(
     own.model.train()
     # A private trainer hooks into its model, and a model takes hooks once: a fresh one a round.
     trainer = (
-        PlainTrainer(own.model, own.task.losses, settings.training, site.data.declared_size)
+        PlainTrainer(own.model, own.task.losses, settings.training, data.declared_size)
         if plan is None
         else PrivateTrainer(own.model, own.task.losses, plan, method=site.gradients)
     )
     trainer.train(
-        site.data.train.inputs,
-        site.data.train.targets,
+        data.train.inputs,
+        data.train.targets,
         learning_rate=settings.training.learning_rate,
         momentum=settings.training.momentum,
         random=site.random(f"train/{instruction.round}"),

@@ -174,8 +174,8 @@ class PrivateTrainer:
             for step in range(count):
                 rows = torch.from_numpy(random.bernoulli(len(inputs), self._plan.sampling_rate).nonzero()[0])
                 batch = inputs[rows], targets[rows]
-                if not self._checked and len(rows):
-                    optimizer.method = self._settle(*batch)
+                if not self._checked:
+                    optimizer.method = self._settle(*_made_up(inputs, targets))
                 optimizer.batch = batch
                 optimizer.step()
                 if progress is not None:
@@ -188,7 +188,7 @@ class PrivateTrainer:
         return count
 
     def _settle(self, inputs: Tensor, targets: Tensor) -> PerRecord:
-        """Check the method on the first records there are, and move on to the next candidate if it fails."""
+        """Check the method on made-up records, and move on to the next candidate if it fails."""
         while True:
             try:
                 self._checked = check_exact(self._sums, inputs, targets)
@@ -225,3 +225,16 @@ def _adding(correction: Correction, parameters: list[nn.Parameter]) -> Callable[
                     p.grad.add_(term)
 
     return hook
+
+
+def _made_up(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Two records of the same shapes and types. Real ones would make a refusal depend on private data."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, *inputs.shape[1:])
+    if inputs.is_floating_point():
+        records = torch.rand(shape, generator=generator, dtype=inputs.dtype)
+    else:  # token ids: 0 and 1 are in every vocabulary
+        records = torch.randint(0, 2, shape, generator=generator).to(inputs.dtype)
+        records.reshape(2, -1)[:, 0] = 1  # not padding throughout
+    answers = torch.arange(2).reshape(2, *[1] * (targets.dim() - 1)).expand(2, *targets.shape[1:])
+    return records, answers.to(targets.dtype).contiguous()

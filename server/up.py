@@ -158,6 +158,9 @@ class Coordinator:
                 "CONFIDE_HOME": str(home()),
                 "FLWR_HOME": str(self.place.directory / "flower"),
                 TOKEN_FILE: str(self.place.token),
+                # Flower's older gRPC interfaces would stand beside the guarded one.
+                "FLWR_INTERNAL_GRPC_CONTROL_API": "0",
+                "FLWR_INTERNAL_GRPC_FLEET_API": "0",
             }
         )
 

@@ -1,7 +1,7 @@
 """An in-process Flower grid: departments answer where they stand, without processes or sockets.
 
 The round loop, the messages and the departments' code are those of a real federation; only the
-transport is missing. Measured against Flower's Ray engine in ``docs/performance.md``.
+transport is missing.
 """
 
 from __future__ import annotations

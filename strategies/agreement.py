@@ -88,6 +88,9 @@ def plan_for(settings: RunSettings, *, declared_size: int) -> PrivacyPlan | None
         return None
     if privacy.noise_multiplier is None:
         raise SettingsError("privacy.noise_multiplier: missing; resolve the run before planning it")
+    if privacy.metrics == "dp" and privacy.metric_noise is None:
+        # Without this a spec could ask for noised metrics and name no noise: exact metrics at no cost.
+        raise SettingsError('privacy.metric_noise: missing; metrics = "dp" need it, resolve the run before planning it')
     return PrivacyPlan(
         unit=privacy.unit,
         sampling_rate=training.sampling_rate,

@@ -196,13 +196,15 @@ class Rounds:
         model, optimizer = server_optimizers.apply(
             self.settings.strategy, state.model, total.update / total.weight, state.optimizer
         )
-        if not np.isfinite(model).all():
-            raise RoundAbandonedError("the new model is not finite; lower the learning rates")
-        state.model, state.optimizer = model, optimizer
-        state.aggregated += 1
-        if total.control is not None and state.control is not None:
+        control = state.control
+        if total.control is not None and control is not None:
             # SCAFFOLD, algorithm 1 line 17: the mean over all departments, not only the cohort.
-            state.control = (state.control + total.control / max(present, len(state.asked))).astype(np.float32)
+            with np.errstate(over="ignore"):  # an overflow becomes infinite, and is refused below
+                control = (control + total.control / max(present, len(state.asked))).astype(np.float32)
+        if not np.isfinite(model).all() or (control is not None and not np.isfinite(control).all()):
+            raise RoundAbandonedError("the new model is not finite; lower the learning rates")
+        state.model, state.optimizer, state.control = model, optimizer, control
+        state.aggregated += 1
 
 
 def quorum(strategy: StrategySettings, asked: int) -> int:

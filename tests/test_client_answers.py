@@ -279,7 +279,8 @@ def test_an_enrolled_machine_maps_the_name_to_its_own_file(enrolled: Path) -> No
     # Cheap enough for the caps that a machine has unless its operator sets others.
     modest = settings_of(privacy={**PRIVATE, "noise_multiplier": 4.0, "metric_noise": 8.0})
     own = site_for(write_spec(modest, run="r"), context())
-    assert (own.data.name, own.data.declared_size, own.data.records) == ("north", 50, 60)
+    data = own.records()
+    assert (data.name, data.declared_size, data.records) == ("north", 50, 60)
     assert not own.simulated
     assert not own.allow_without_privacy
     assert own.random("train/1").private

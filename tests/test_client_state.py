@@ -93,7 +93,7 @@ def test_the_state_is_the_owner_s_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "runs").stat().st_mode) == 0o700
     files = list((tmp_path / "runs").iterdir())
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
-    assert len(files) == 2
+    assert {file.name for file in files} == {"run-1.json", "run-1.safetensors", "lock"}
 
 
 def instruction(number: int = 1, **strategy: str) -> Instruction:

@@ -101,6 +101,7 @@ def test_an_example_can_be_forecast(name: str, tmp_path: Path) -> None:
     assert told["warnings"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*EVERY} - {*LEARNS}))
 def test_an_example_runs(name: str, tmp_path: Path) -> None:
     result = simulate(tmp_path, name, *SHORT, *source(name))
@@ -109,6 +110,7 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     check_result(name, result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNS)
 def test_a_private_model_learns(name: str, tmp_path: Path) -> None:
     result = simulate(tmp_path, name, "seed=1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
 from importlib.metadata import version
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.superlink import extensions
 from flwr.superlink import main as superlink_main
 from flwr.superlink.grid.http_grid import HttpGrid
@@ -18,6 +19,7 @@ from flwr.supernode.runtime import run_clientapp
 
 from server.superlink import ControlGuard, guard
 from strategies import flower
+from strategies.flower import assume_identity
 
 
 def test_the_version_is_the_one_these_internals_were_read_in() -> None:
@@ -64,7 +66,10 @@ def test_superlink_takes_middleware_from_the_extension_point(monkeypatch: pytest
 def test_quickened_supernode_waits_for_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start_client_internal, "_pull_and_store_message", lambda **_: 7)
     monkeypatch.setattr(start_client_internal, "time", start_client_internal.time)
+    reads_bundles = start_client_internal.get_fused_config_from_fab
+    monkeypatch.setattr(start_client_internal, "get_fused_config_from_fab", reads_bundles)
     wakeups = flower.quicken_supernode()
+    assert start_client_internal.get_fused_config_from_fab(b"a zip bomb, say", None) == {}  # type: ignore[arg-type]
     assert start_client_internal._pull_and_store_message(state=None) == 7  # type: ignore[call-arg]  # replaced above
     assert wakeups.arrived.is_set()
     begin = time.monotonic()
@@ -82,7 +87,7 @@ def test_client_task_runs_our_app_and_reports_completion(monkeypatch: pytest.Mon
     message, context = SimpleNamespace(name="message"), SimpleNamespace(name="context")
     client = SimpleNamespace(close=lambda: calls.append("close"))
     monkeypatch.setattr(flower.Runtime, "client", lambda _self, **_: client)
-    monkeypatch.setattr(flower, "_heartbeat", lambda _client: __import__("contextlib").nullcontext())
+    monkeypatch.setattr(flower, "_heartbeat", lambda _client: contextlib.nullcontext())
     monkeypatch.setattr(flower, "pull_task_input", lambda _c: (message, context, None, b"bundle"))
     monkeypatch.setattr(flower, "push_message", lambda _c, reply, _x: calls.append(f"push {reply}"))
     monkeypatch.setattr(flower, "push_task_output", lambda **kw: calls.append(kw["sub_status"]))
@@ -95,3 +100,25 @@ def test_client_task_runs_our_app_and_reports_completion(monkeypatch: pytest.Mon
     runtime = flower.Runtime(address="127.0.0.1:1", secret_file=str(tmp_path / "none"))
     flower.execute_client_task(runtime, "token", app)  # type: ignore[arg-type]  # a stand-in
     assert calls == ["push reply", "completed", "close"]
+
+
+def test_a_message_of_no_known_kind_leaves_as_an_error_without_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sent: list[Message] = []
+    assume_identity(run=1, node=1)
+    message = Message(RecordDict(), dst_node_id=1, message_type="query")
+    message.metadata.__dict__["_message_id"] = "m"
+    client = SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr(flower.Runtime, "client", lambda _self, **_: client)
+    monkeypatch.setattr(flower, "_heartbeat", lambda _client: contextlib.nullcontext())
+    monkeypatch.setattr(flower, "pull_task_input", lambda _c: (message, None, None, b"bundle"))
+    monkeypatch.setattr(flower, "push_message", lambda _c, reply, _x: sent.append(reply))
+    monkeypatch.setattr(flower, "push_task_output", lambda **_: None)
+
+    def app(_message: Message, _context: Context) -> Message:
+        raise ValueError("the patient in row 7")
+
+    flower.execute_client_task(flower.Runtime(address="127.0.0.1:1", secret_file=str(tmp_path)), "token", app)
+    assert sent[0].has_error()
+    assert sent[0].error.reason == ""
