@@ -14,13 +14,13 @@ from client.descriptions import check_description
 from client.errors import RefusalError
 from client.state import DiskJournal, MemoryJournal
 from client.train import Site
+from models.inputs.bundled import PREFIX
 from models.inputs.schema import DataSettings
 from privacy.noise import SecureRandom
 from strategies.agreement import canonical, read_spec
 from strategies.status import Status
 from strategies.toml import validated
 
-BUNDLED = "sklearn:"
 # A bundled public set is the same on every machine, so its split needs no secret.
 PUBLIC_SPLIT_KEY = b"confide: public example split".ljust(32, b".")
 
@@ -92,7 +92,7 @@ _stock_journals: dict[int, MemoryJournal] = {}
 
 def _bundled_site(name: str, description: str, context: Context) -> Site:
     """A stock SuperNode's share of a bundled public data set."""
-    if not name.startswith(BUNDLED):
+    if not name.startswith(PREFIX):
         raise RefusalError(Status.UNKNOWN_DATASET, f"{name}: this machine is not enrolled and knows no data sets")
     share, shares = context.node_config.get("partition-id"), context.node_config.get("num-partitions")
     if not isinstance(share, int) or not isinstance(shares, int) or not 0 <= share < shares:

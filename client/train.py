@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 from torch import nn
 
 from client.data import DepartmentData, Split
 from client.errors import RefusalError
 from client.plain import PlainTrainer
 from client.state import Journal
+from models.measure import summed_lanes
 from models.task import Task
 from models.vector import load_vector, to_vector
 from privacy.accounting import epsilon, quick_epsilon
@@ -29,7 +29,6 @@ from strategies.status import Status
 from strategies.wire import FloatVector, Instruction, Layout
 
 Randomness = Callable[[str], SecureRandom]
-EVALUATION_CHUNK = 1024
 # Renyi accounting is seldom coarser than this; beyond it the slow accountants are not asked.
 WORTH_A_CLOSER_LOOK = 2.0
 
@@ -152,13 +151,7 @@ def check_caps(plan: PrivacyPlan, site: Site) -> None:
 
 def measure(model: nn.Module, task: Task, split: Split) -> np.ndarray:
     """Summed metric lanes of ``model`` on a split, float64 (L,); no noise: for local eyes only."""
-    lanes = torch.zeros(len(task.lane_names), dtype=torch.float64)
-    model.eval()
-    with torch.no_grad():
-        for start in range(0, len(split.inputs), EVALUATION_CHUNK):
-            chunk = slice(start, start + EVALUATION_CHUNK)
-            lanes += task.lanes(model(split.inputs[chunk]), split.targets[chunk])
-    return lanes.numpy()
+    return summed_lanes(model, task, split.inputs, split.targets)
 
 
 def _measure(own: Bench, plan: PrivacyPlan | None, site: Site, data: DepartmentData, number: int) -> np.ndarray:

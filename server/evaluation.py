@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from models.inputs.prepare import prepare_test
 from models.inputs.schema import DataSettings
+from models.measure import summed_lanes
 from models.task import Task
 from models.vector import load_vector
 from strategies.wire import FloatVector
-
-CHUNK = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +28,7 @@ class TestSet:
         """Metrics of ``model`` (with parameters ``vector``, if given) on these records."""
         if vector is not None:
             load_vector(model, vector)
-        lanes = torch.zeros(len(task.lane_names), dtype=torch.float64)
-        model.eval()
-        with torch.no_grad():
-            for start in range(0, len(self.inputs), CHUNK):
-                chunk = slice(start, start + CHUNK)
-                lanes += task.lanes(model(self.inputs[chunk]), self.targets[chunk])
-        return task.metrics(lanes.numpy())
+        return task.metrics(summed_lanes(model, task, self.inputs, self.targets))
 
 
 def load_test(settings: DataSettings) -> TestSet | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.inputs.bundled import PREFIX
 from models.inputs.resolve import resolve as resolve_data
 from models.vector import size
 from privacy.accounting import Epsilon, epsilon
@@ -15,7 +16,6 @@ from strategies.errors import SettingsError
 from strategies.rounds import quorum
 from strategies.settings import RunSettings
 
-BUNDLED = "sklearn:"
 REAL = "local differential privacy: every department clips and noises its own steps, with a cryptographic generator"
 SIMULATED = "differential privacy simulated in one process, with a cryptographic generator"
 SEEDED = "not private: seeded"
@@ -60,7 +60,7 @@ def prepare(settings: RunSettings, *, real: bool) -> RunSettings:
     public test set.
     """
     data = settings.data
-    if data.name is None and data.path is not None and data.path.startswith(BUNDLED):
+    if data.name is None and data.path is not None and data.path.startswith(PREFIX):
         data = data.model_copy(update={"name": data.path})
     if real:
         if settings.seed is not None:

@@ -239,7 +239,7 @@ def test_evaluation_counts_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     task, test = task_of(settings), public_test()
     model = build("logistic", settings.data.signature(), {}, seed=0)
     whole = test.metrics(model, task)
-    monkeypatch.setattr("server.evaluation.CHUNK", 7)
+    monkeypatch.setattr("models.measure.CHUNK", 7)
     assert test.metrics(model, task) == pytest.approx(whole)
     with torch.no_grad():
         right = (model(test.inputs).argmax(1) == test.targets).double().mean()
