@@ -12,8 +12,10 @@ from client.errors import ClientError
 from models.errors import ModelError
 from models.inputs.errors import DataError
 from privacy.errors import PrivacyError
+from secagg.errors import SecaggError
 from server.cli import run_app, server_app
 from server.errors import ServerError
+from server.federation_cli import federation_app
 from simulations.cli import demo, simulate
 from simulations.partition import PartitionError
 from strategies.console import console
@@ -23,6 +25,7 @@ EXPECTED = (
     ClientError,
     ModelError,
     PrivacyError,
+    SecaggError,
     ServerError,
     DataError,
     PartitionError,
@@ -36,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(client_app, name="client")
+app.add_typer(federation_app, name="federation")
 app.add_typer(server_app, name="server")
 app.add_typer(run_app, name="run")
 app.command(epilog="Example: confide simulate examples/digits_cnn.toml --set privacy.epsilon=4")(simulate)

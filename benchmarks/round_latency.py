@@ -25,8 +25,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from server.cli import follow_run, launch
-from server.pki import ensure
+from server.cli import launch
+from server.display import follow_run
+from server.pki import issue, make_authority
 from server.planning import create, prepare
 from simulations.federation import Federation, Member, free_port
 from strategies.environment import ENVIRONMENT
@@ -118,7 +119,7 @@ def ours(folder: Path, departments: int, rounds: int, classes: int) -> list[floa
         directory = create(prepare(settings, real=True), runs, engine="federation")
         launch(directory, federation.control.start(directory.name))
         follow_run(directory, lambda _row: None)
-        return [float(row["leg_seconds"]) for row in directory.metrics()]
+        return [float(seconds) for row in directory.metrics() for seconds in row["legs"]]
 
 
 def stock(folder: Path, departments: int, rounds: int, parameters: int) -> list[float]:
@@ -127,7 +128,8 @@ def stock(folder: Path, departments: int, rounds: int, parameters: int) -> list[
     for name, text in STOCK_APP.items():
         (app / name).parent.mkdir(parents=True, exist_ok=True)
         (app / name).write_text(text)
-    pki = ensure(folder / "pki", ["127.0.0.1"])
+    authority = make_authority(folder / "pki").directory
+    pki = issue(authority, ["127.0.0.1"], authority=authority)
     port = free_port()
     home = folder / "flower"
     home.mkdir()

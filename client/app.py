@@ -1,4 +1,4 @@
-"""The ClientApp: a message in, one vector or one status code out. Nothing else leaves.
+"""The ClientApp: a message in; one sealed vector, a step of the sealing or one status code out. Nothing else leaves.
 
 On an enrolled machine the *installed* copy of this module runs (see :mod:`client.runner`); under
 a stock SuperNode, Flower loads it from the app bundle.
@@ -14,13 +14,14 @@ from flwr.clientapp import ClientApp
 
 from client.errors import RefusalError
 from client.site import site_for
-from client.train import Site, carry_out
+from client.train import Site, carry_out, take_step
 from models.errors import ModelError
 from models.inputs.errors import DataError
 from privacy.errors import AccountingError, BadPlan
+from secagg.errors import SecaggError
 from strategies.errors import MessageError, SettingsError
 from strategies.status import Status
-from strategies.wire import Instruction, answer
+from strategies.wire import SealedStep, answer, asked
 
 logger = logging.getLogger("confide.client")
 
@@ -29,21 +30,23 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Answer one instruction."""
-    return respond(message, lambda instruction: site_for(instruction.spec, context))
+    """Answer one message."""
+    return respond(message, lambda spec: site_for(spec, context))
 
 
-def respond(message: Message, site: Callable[[Instruction], Site]) -> Message:
-    """Carry out a message; every failure becomes a status code, its text stays in the local log."""
+def respond(message: Message, site: Callable[[str], Site]) -> Message:
+    """Carry out a message at the site of its spec; every failure becomes a status code, its text stays in the log."""
     try:
-        instruction = Instruction.from_record(message.content)
-        vector = carry_out(instruction, site(instruction))
+        request = asked(message.content)
+        if isinstance(request, SealedStep):
+            return Message(take_step(request, site(request.spec)), reply_to=message)
+        record = carry_out(request, site(request.spec))
     except Exception as error:  # noqa: BLE001 - whatever happens, only a status code may leave
         status = status_of(error)
         logger.error("not answered (%s): %s: %s", status, type(error).__name__, error)
         return Message(answer(status), reply_to=message)
-    logger.info("run %s, round %d: answered", instruction.run, instruction.round)
-    return Message(answer(Status.OK, vector), reply_to=message)
+    logger.info("run %s, round %d: answered", request.run, request.round)
+    return Message(record, reply_to=message)
 
 
 def status_of(error: Exception) -> Status:
@@ -52,6 +55,8 @@ def status_of(error: Exception) -> Status:
         return error.status
     if isinstance(error, DataError):
         return Status.DATA_UNUSABLE
+    if isinstance(error, SecaggError):
+        return Status.SEALING_REFUSED
     if isinstance(error, MessageError | SettingsError | ModelError):
         return Status.BAD_MESSAGE
     if isinstance(error, AccountingError | BadPlan):

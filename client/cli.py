@@ -22,23 +22,28 @@ app.add_typer(dataset_app, name="dataset")
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 
 
-@app.command(epilog="Example: confide client init --name north --server fl.example.org:9092 --ca ca.pem")
-def init(
+@app.command(epilog="Example: confide client enrol --name north --invitation invitation.json")
+def enrol(
     name: Annotated[str, typer.Option(help="This department's name.")],
-    server: Annotated[str, typer.Option(help="The coordinator, as host:port.")],
-    ca: Annotated[Path, typer.Option(help="The coordinator's ca.pem, from the platform team.")],
+    invitation: Annotated[Path, typer.Option(help="The federation's invitation.json, from the platform team.")],
+    fingerprint: Annotated[
+        str | None, typer.Option(help="The governance key's fingerprint, as read to you over the telephone.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Make this machine's key and client.toml; give node.pub to the platform team."""
-    from client.enrol import enrol
+    """Make this machine's keys and client.toml, and the request with which the platform team admits it."""
+    from client import enrol as enrolment
 
-    result = enrol(config.directory(), name=name, server=server, ca=ca)
+    result = enrolment.enrol(config.directory(), name=name, invitation=invitation, fingerprint=fingerprint)
     if json:
         print_json(result)
         return
-    output.print(f"This machine is [bold]{name}[/]. Configuration: {result['config']}")
-    output.print(f"Give {result['public_key']} to the platform team, and read them its fingerprint over the telephone:")
+    output.print(escape(f"This machine is {name}. Configuration: {result['config']}"), soft_wrap=True)
+    output.print(escape(f"Send {result['request']} to the platform team, and read them:"), soft_wrap=True)
     output.print(f"  [bold]{result['fingerprint']}[/]")
+    if fingerprint is None:
+        output.print("Let them read you the governance's fingerprint, and go on only if it is this:")
+        output.print(f"  [bold]{result['governance_fingerprint']}[/]")
 
 
 @dataset_app.command("add", epilog="Example: confide client dataset add claims-2026 claims.csv --declared-size 12000")
@@ -143,12 +148,14 @@ def evaluate(
 @app.command(epilog="Example: confide client run")
 def run(verbose: Annotated[bool, typer.Option(help="Show what Flower says, too.")] = False) -> None:
     """Take part in runs until stopped. Runs only the code installed here, never what the server sends."""
+    from client.identity import load_me
     from client.log import to_file
     from client.runner import Service, check_connection
     from strategies.environment import stop_with_parent_if_asked
 
     settings = config.load_settings()
     to_file(verbose=verbose)
+    load_me(settings)  # a key that is lost is told now, and not as a refusal in the first sealed round
     check_connection(settings)
     stop_with_parent_if_asked()
     service = Service(settings)

@@ -6,8 +6,14 @@
     server = "coordinator.example.org:9092"
     root_certificate = "ca.pem"
     private_key = "node.key"
+    identity_key = "identity.key"
+    governance = "governance.pub"
     allow_without_privacy = false
     threads = 1
+
+    [sealing]
+    min_cohort = 3          # with how many departments a vector must at least be added up
+    allow_clear = false     # whether the coordinator may see this department's own vectors
 
     [dataset."claims-2026"]
     path = "/data/claims.csv"
@@ -32,10 +38,12 @@ from models.files import write_atomic
 from models.inputs.sections import Section
 from strategies.errors import SettingsError
 from strategies.home import room
+from strategies.introduction import ADDRESS, NAME, check_address
 from strategies.toml import read_toml, validated
 
 FILE = "client.toml"
 SPLIT_KEY = "split.key"
+FILES = ("root_certificate", "private_key", "identity_key", "governance")  # what client.toml names beside data
 
 
 class DatasetSettings(Section):
@@ -52,26 +60,38 @@ class DatasetSettings(Section):
     max_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
 
 
+class SealingSettings(Section):
+    """``[sealing]``: below what a round is refused. What is not given follows from the cohort's size."""
+
+    model_config = ConfigDict(strict=True)
+
+    min_cohort: Annotated[int, Field(ge=3, le=100_000)] = 3
+    min_honest_sum: Annotated[int, Field(ge=2, le=100_000)] | None = None
+    min_colluders: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    allow_clear: bool = False
+
+
 class ClientSettings(Section):
     """This department's whole configuration. Paths are relative to the file."""
 
     model_config = ConfigDict(strict=True)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")]
-    server: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}$")]
+    name: Annotated[str, Field(pattern=NAME)]
+    server: Annotated[str, Field(pattern=ADDRESS)]
     root_certificate: str = "ca.pem"
     private_key: str = "node.key"
+    identity_key: str = "identity.key"
+    governance: str = "governance.pub"
     allow_without_privacy: bool = False
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    sealing: SealingSettings = SealingSettings()
     dataset: dict[str, DatasetSettings] = Field(default={})
 
     @field_validator("server")
     @classmethod
     def _port(cls, value: str) -> str:
         """A port outside the range is caught here rather than by a socket."""
-        if not 1 <= int(value.rpartition(":")[2]) <= 65_535:
-            raise ValueError("the port must lie in 1 to 65535")
-        return value
+        return check_address(value)
 
 
 def directory() -> Path:
@@ -85,12 +105,11 @@ def load_settings(path: Path | None = None) -> ClientSettings:
     try:
         settings = validated(ClientSettings, read_toml(file), where=str(file))
     except SettingsError as error:
-        hint = "" if file.exists() else '; make one with "confide client init"'
+        hint = "" if file.exists() else '; make one with "confide client enrol"'
         raise ConfigError(f"{error}{hint}") from None
     here = file.resolve().parent
     moved: dict[str, Any] = {
-        "root_certificate": str(here / settings.root_certificate),
-        "private_key": str(here / settings.private_key),
+        **{field: str(here / getattr(settings, field)) for field in FILES},
         "dataset": {
             name: entry.model_copy(
                 update={

@@ -117,7 +117,7 @@ class Service:
         if reason is not None:
             raise NotTrustedError(
                 f"server = {self._settings.server}: does not admit this machine's key; ask the platform team to run "
-                f'"confide server admit {self._settings.name}" with {directory() / "node.pub"}'
+                f'"confide federation admit" with {directory() / "enrolment-request.json"}'
             )
         logger.warning("the working process ended with code %s; starting it again", code)
 

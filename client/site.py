@@ -11,9 +11,12 @@ from flwr.app import Context
 from client import config
 from client.data import DatasetEntry, DepartmentData, Split, load
 from client.descriptions import check_description
-from client.errors import RefusalError
+from client.errors import ConfigError, RefusalError
+from client.identity import load_me
+from client.sealing import Sealing
 from client.state import DiskJournal, MemoryJournal
 from client.train import Site
+from client.vault import DiskVault
 from models.inputs.bundled import PREFIX
 from models.inputs.schema import DataSettings
 from privacy.noise import SecureRandom
@@ -52,10 +55,21 @@ def site_for(spec: str, context: Context) -> Site:
         data=partial(_load, description, entry, own.name),
         journal=DiskJournal(config.directory() / "runs"),
         random=_fresh,
+        sealing=None if settings.secagg.clear else _sealing(own),
+        allow_clear=own.sealing.allow_clear,
         allow_without_privacy=own.allow_without_privacy,
         max_epsilon=own.dataset[name].max_epsilon,
         max_delta=own.dataset[name].max_delta,
+        declared_size=entry.declared_size,
     )
+
+
+def _sealing(own: config.ClientSettings) -> Sealing:
+    """This machine's identity and state for sealed sums; raises :class:`RefusalError` where it has none."""
+    try:
+        return Sealing(me=load_me(own), vault=DiskVault(config.directory() / "sealing"))
+    except ConfigError as error:
+        raise RefusalError(Status.SEALING_REFUSED, str(error)) from None
 
 
 def dataset_entry(settings: config.ClientSettings, name: str) -> DatasetEntry | None:
@@ -110,7 +124,8 @@ def _bundled_site(name: str, description: str, context: Context) -> Site:
         declared_size=len(train.inputs),
         records=len(train.inputs),
     )
-    return Site(data=data, journal=_stock_journals.setdefault(share, MemoryJournal()), random=_fresh)
+    # The records are public: there is nothing to seal.
+    return Site(data=data, allow_clear=True, journal=_stock_journals.setdefault(share, MemoryJournal()), random=_fresh)
 
 
 def _every(split: Split, start: int, step: int) -> Split:

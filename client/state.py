@@ -22,8 +22,8 @@ from safetensors.numpy import load_file, save
 from client.errors import RefusalError
 from models.errors import ModelError
 from models.files import sync_folder, write_atomic
+from strategies.lanes import FloatVector
 from strategies.status import Status
-from strategies.wire import FloatVector
 
 
 class Journal(Protocol):

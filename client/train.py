@@ -1,17 +1,20 @@
-"""Carrying out an instruction: measure the received model, train it privately, pack one vector."""
+"""Carrying out an instruction: measure the received model, train it privately, send one vector, sealed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from flwr.app import RecordDict
 from torch import nn
 
 from client.data import DepartmentData, Split
 from client.errors import RefusalError
 from client.plain import PlainTrainer
+from client.sealing import Sealing
 from client.state import Journal
 from models.measure import summed_lanes
 from models.task import Task
@@ -24,9 +27,10 @@ from privacy.plan import PrivacyPlan
 from strategies import rules
 from strategies.agreement import digest, layout_of, metric_mode, model_of, plan_for, read_spec, task_of
 from strategies.errors import MessageError
+from strategies.lanes import FloatVector, Lanes, Layout, control_bound, largest_weight, sealed_encoding, sealed_values
 from strategies.settings import RunSettings
 from strategies.status import Status
-from strategies.wire import FloatVector, Instruction, Layout
+from strategies.wire import Instruction, SealedStep, answer
 
 Randomness = Callable[[str], SecureRandom]
 # Renyi accounting is seldom coarser than this; beyond it the slow accountants are not asked.
@@ -38,18 +42,23 @@ class Site:
     """One department's machine, as far as a run can see it.
 
     ``random`` gives the generator for a purpose; on a real machine always a fresh one keyed by
-    the operating system. ``simulated`` permits what only a simulation may do. ``max_epsilon`` and
-    ``max_delta`` cap what one run may cost a record here.
+    the operating system. ``sealing`` is the machine's part in sealed sums, ``allow_clear`` permits runs
+    without them. ``simulated`` permits what only a simulation may do. ``max_epsilon`` and
+    ``max_delta`` cap what one run may cost a record here. ``declared_size`` is the data set's public size,
+    known without reading it.
     """
 
     data: DepartmentData | Callable[[], DepartmentData]
     journal: Journal
     random: Randomness
+    sealing: Sealing | None = None
+    allow_clear: bool = False
     simulated: bool = False
     allow_without_privacy: bool = False
     max_epsilon: float | None = None
     max_delta: float | None = None
     gradients: str | None = None
+    declared_size: int | None = None
 
     def records(self) -> DepartmentData:
         """The department's data, read when first needed; raises :class:`models.inputs.errors.DataError`."""
@@ -76,8 +85,8 @@ def bench(spec: str) -> Bench:
     return Bench(run, settings, digest(spec), task, model, layout_of(settings, model, task))
 
 
-def carry_out(instruction: Instruction, site: Site) -> FloatVector:
-    """Answer one instruction with the one vector of its layout.
+def carry_out(instruction: Instruction, site: Site) -> RecordDict:
+    """Answer one instruction with the one vector of its layout, sealed unless the run is openly in clear.
 
     Raises :class:`RefusalError` (with the status that may leave), :class:`MessageError`, or an error
     of the models and privacy rooms; none of them leaves the machine as text.
@@ -85,10 +94,45 @@ def carry_out(instruction: Instruction, site: Site) -> FloatVector:
     own = bench(instruction.spec)
     if own.run != instruction.run:
         raise RefusalError(Status.BAD_MESSAGE, f"run {instruction.run}: the spec speaks of {own.run}")
-    check_policy(own.settings, instruction, site)
+    check_policy(own.settings, site)
+    check_round(own.settings, instruction)
     load_vector(own.model, instruction.model)  # refuses a wrong length or non-finite values
-    site.journal.begin(own.run, own.digest, instruction.round)
+    if own.settings.secagg.clear:
+        lanes, following = _contribution(own, instruction, site)
+        with _diverging():
+            vector = own.layout.pack(lanes)
+        _keep_control(own, site, following)
+        return answer(Status.OK, vector)
+    if site.sealing is None:
+        raise RefusalError(Status.SEALING_REFUSED, "this machine is not enrolled for sealed sums")
+    with site.sealing.opened(instruction, own.settings) as opened:
+        if opened.opened.reply is not None:  # asked again, and answered with the same bytes
+            return answer(Status.OK, sealed=opened.opened.reply)
+        encoding = sealed_encoding(own.settings, own.layout, own.task, opened.opened.n)
+        lanes, following = _contribution(own, instruction, site)
+        with _diverging():
+            values = sealed_values(own.settings, own.layout, lanes)
+        encoded, _ = encoding.encode(values, site.random(f"rounding/{instruction.round}").token(32))
+        sealed = opened.seal(instruction, encoding.describe(), encoded)
+    _keep_control(own, site, following)
+    return answer(Status.OK, sealed=sealed)
 
+
+def take_step(step: SealedStep, site: Site) -> RecordDict:
+    """Answer a step of sealed sums besides training; raises :class:`RefusalError`."""
+    own = bench(step.spec)
+    if own.run != step.run:
+        raise RefusalError(Status.BAD_MESSAGE, f"run {step.run}: the spec speaks of {own.run}")
+    if site.sealing is None or own.settings.secagg.clear:
+        raise RefusalError(Status.SEALING_REFUSED, "sealed sums are not what this run or this machine does")
+    # Who would refuse to train says so before the others count on its masks.
+    check_policy(own.settings, site)
+    return answer(Status.OK, sealed=site.sealing.step(step))
+
+
+def _contribution(own: Bench, instruction: Instruction, site: Site) -> tuple[Lanes, FloatVector | None]:
+    """Measure and train as instructed: the lanes, and SCAFFOLD's next own variate."""
+    site.journal.begin(own.run, own.digest, instruction.round)
     data = site.records()  # only now: whatever the data make of this request has cost the server a round
     plan = plan_for(own.settings, declared_size=data.declared_size)
     metrics = np.zeros(len(own.layout.metrics))
@@ -100,22 +144,47 @@ def carry_out(instruction: Instruction, site: Site) -> FloatVector:
     weight = 1.0 if own.settings.strategy.weights == "uniform" else float(data.declared_size)
     if instruction.train:
         update, control, following = _train(own, plan, site, data, instruction)
-    try:
-        vector = own.layout.pack(update=update, weight=weight, control=control, metrics=metrics)
-    except MessageError as error:
-        raise RefusalError(Status.TRAINING_FAILED, f"training diverged: {error}") from None
-    if following is not None:  # only now: a variate of an update that is not sent would be a wrong one
+    return Lanes(update=update, weight=weight, control=control, metrics=metrics), following
+
+
+def _keep_control(own: Bench, site: Site, following: FloatVector | None) -> None:
+    """Remember SCAFFOLD's variate: only now, for a variate of an update that is not sent would be a wrong one."""
+    if following is not None:
         site.journal.keep_control(own.run, following)
-    return vector
 
 
-def check_policy(settings: RunSettings, instruction: Instruction, site: Site) -> None:
-    """Refuse what this department does not do: more rounds than planned, or less privacy."""
+@contextmanager
+def _diverging() -> Iterator[None]:
+    """A vector that cannot be sent means that training went wrong."""
+    try:
+        yield
+    except MessageError as error:
+        raise RefusalError(Status.TRAINING_FAILED, f"training diverged, or the vector does not fit: {error}") from None
+
+
+def check_round(settings: RunSettings, instruction: Instruction) -> None:
+    """Refuse more rounds than planned."""
     last = settings.training.rounds + (0 if instruction.train else 1)
     if instruction.round > last:
         raise RefusalError(Status.REFUSED_BY_POLICY, f"round {instruction.round} of a run planned for {last}")
+
+
+def check_policy(settings: RunSettings, site: Site) -> None:
+    """Refuse a run that this department is too large for, or with less privacy than it allows."""
+    size, most = site.declared_size, largest_weight(settings)
+    if not settings.secagg.clear and settings.strategy.weights == "declared" and size is not None and size > most:
+        raise RefusalError(
+            Status.REFUSED_BY_POLICY,
+            f"secagg.max_size = {most}: this data set is declared with {size} records; ask for a larger max_size",
+        )
     if site.simulated:
         return
+    if settings.secagg.clear and not site.allow_clear:
+        raise RefusalError(
+            Status.REFUSED_BY_POLICY,
+            'the run asks for secagg.mode = "clear": the coordinator would see this department\'s own update; '
+            "set allow_clear = true under [sealing] in client.toml to permit it",
+        )
     if not settings.privacy.on and not site.allow_without_privacy:
         raise RefusalError(
             Status.REFUSED_BY_POLICY,
@@ -203,4 +272,7 @@ def _train(
         steps=settings.training.local_steps,
         learning_rate=settings.training.learning_rate,
     )
-    return update, following - own_control, following
+    bound = np.float32(np.inf if settings.secagg.clear else control_bound(settings))
+    change = np.clip(following - own_control, -bound, bound)
+    # What is kept is what was sent: otherwise the server's mean of the variates would drift from them.
+    return update, change, own_control + change

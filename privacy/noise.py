@@ -75,6 +75,10 @@ class SecureRandom:
         made._rekey(HKDF(hashes.SHA256(), _KEY_BYTES, salt=None, info=_LABEL + info).derive(_encoded(seed)))
         return made
 
+    def token(self, size: int) -> bytes:
+        """Return ``size`` random bytes, for instance a key."""
+        return self._words((size + 7) // 8).tobytes()[:size]
+
     def uniform(self, shape: int | tuple[int, ...]) -> NDArray[np.float64]:
         """Return float64 values uniform on the multiples of ``2**-53`` in [0, 1)."""
         size = _size(shape)

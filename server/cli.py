@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import signal
-import socket
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from server.display import ENDED, epsilon_table, follow_run, forecast_record, result_line, show_forecast
 from server.errors import ControlError, RunError
 from server.place import place, runs_directory
 from strategies.console import console, output, print_json
 from strategies.progress import describe, run_progress
 
 if TYPE_CHECKING:
-    from server.planning import Forecast
     from server.runs import RunDirectory
-    from strategies.settings import RunSettings
 
 server_app = typer.Typer(no_args_is_help=True, help="The coordinator: run it, and admit departments.")
 run_app = typer.Typer(no_args_is_help=True, help="Training runs: check, start, follow, stop, resume, show.")
@@ -31,10 +27,12 @@ RunFile = Annotated[Path, typer.Argument(help="The run file (TOML).")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key of the run file, as key=value. Repeatable.")
 ]
+PermitFile = Annotated[
+    Path | None, typer.Option("--permit", help='What "confide federation permit" wrote for this run.')
+]
 RunName = Annotated[str, typer.Argument(help="A run's name, the beginning of it, or its folder.")]
 
-FOLLOW_SECONDS = 0.1
-ENDED = {"finished", "failed", "stopped"}
+DEFAULT_PORT = 9092
 
 
 @server_app.command(epilog="Example: confide server up --name fl.example.org --port 9092")
@@ -43,22 +41,29 @@ def up(
         list[str] | None, typer.Option(help="Host name or IP that departments connect to. Repeatable.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="The one port: departments and control.")] = 9092,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="The one port: departments and control. The invitation's, or 9092."),
+    ] = None,
 ) -> None:
     """Run the coordinator until stopped: TLS, admitted departments only, state on disk."""
+    from server.federation import here
     from server.up import Coordinator
     from strategies.environment import stop_with_parent_if_asked
+    from strategies.introduction import split_address
 
-    names = list(dict.fromkeys([*(name or []), "127.0.0.1", "localhost", socket.gethostname()]))
+    governance = here()
+    invited = split_address(governance.settings().server) if governance else None
+    names = list(dict.fromkeys([*(name or []), *([invited[0]] if invited else [])]))
     stop_with_parent_if_asked()
-    coordinator = Coordinator(host=host, port=port, names=names)
+    coordinator = Coordinator(
+        host=host, port=port or (invited[1] if invited else DEFAULT_PORT), names=names, governance=governance
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: coordinator.leave())
     try:
         coordinator.start()
-        console.print(
-            f"coordinator at {names[0]}:{port}; departments need {coordinator.place.directory / 'pki/ca.pem'}"
-        )
+        console.print(f"coordinator at {names[0] if names else host}:{coordinator.port}; Ctrl-C ends it")
         coordinator.watch()
     finally:
         coordinator.stop()
@@ -68,10 +73,10 @@ def up(
 @server_app.command(epilog="Example: confide server admit north node.pub")
 def admit(
     name: Annotated[str, typer.Argument(help="The department's name.")],
-    public_key: Annotated[Path, typer.Argument(help="The node.pub it made with 'confide client init'.")],
+    public_key: Annotated[Path, typer.Argument(help="Its node.pub or enrolment-request.json.")],
     json: Json = False,
 ) -> None:
-    """Admit a department: after reading its key's fingerprint with it over the telephone."""
+    """Let a department connect to this coordinator, where the federation is governed from another machine."""
     from server.control import read_public_key
 
     try:
@@ -80,6 +85,10 @@ def admit(
         raise RunError(
             f"public key {public_key}: {error.strerror}; give the path of the department's node.pub"
         ) from None
+    if key.lstrip().startswith(b"{"):
+        from strategies.introduction import read_request
+
+        key = read_request(public_key).node.encode()
     read_public_key(key)
     node = place().control().admit(name, key)
     if json:
@@ -130,32 +139,52 @@ def check(run_file: RunFile, overrides: Overrides = None, json: Json = False) ->
         show_forecast(settings, told)
 
 
+@run_app.command(epilog="Example: confide run prepare run.toml")
+def prepare(run_file: RunFile, overrides: Overrides = None, json: Json = False) -> None:
+    """Make a run without starting it, and the request with which it is permitted."""
+    directory = _made(run_file, overrides, json=json)
+    directory.save_spec()
+    if json:
+        print_json({"run": directory.name, "run_dir": str(directory.path), "request": str(directory.spec_file)})
+        return
+    output.print(f"run {directory.name} is prepared. Have the governance permit {directory.spec_file}:", soft_wrap=True)
+    output.print("  confide federation permit spec.json --out permit.json")
+    output.print("and start it with what that wrote:")
+    output.print(f"  confide run start {directory.name} --permit permit.json")
+
+
 @run_app.command(epilog="Example: confide run start run.toml --follow")
 def start(
-    run_file: RunFile,
+    run: Annotated[str, typer.Argument(help="The run file (TOML), or the name of a prepared run.")],
     overrides: Overrides = None,
+    permit: PermitFile = None,
     follow: Annotated[bool, typer.Option(help="Show progress until the run ends (Ctrl-C leaves it running).")] = True,
     json: Json = False,
 ) -> None:
     """Start a run on the coordinator of this machine."""
-    from server.evaluation import load_test
-    from server.planning import create, forecast, prepare
-    from strategies.runfile import load
+    from server.runs import find
 
-    settings = prepare(load(run_file, overrides or []), real=True)
-    load_test(settings.data)  # a test set that cannot be read is found out before anybody trains
     control = place().control()
-    told = forecast(settings)
-    if not json:
-        show_forecast(settings, told)
-    directory = create(settings, runs_directory(), engine="federation")
+    if run.endswith(".toml") or Path(run).is_file():
+        if permit is not None:
+            raise RunError(f'--permit {permit}: is for a prepared run; give its name ("confide run list") for {run}')
+        directory = _made(Path(run), overrides, json=json, permitted=True)
+    else:
+        directory = find(runs_directory(), run)
+        status = directory.document()["status"]
+        if overrides:
+            raise RunError(f"--set: run {directory.name} is prepared already; prepare another from its run file")
+        if status != "created":
+            raise RunError(f'run {directory.name}: {status} already; "confide run resume" continues what has not ended')
+    _permit(directory, permit)
     launch(directory, control.start(directory.name))
-    _end(directory, follow=follow, json=json, rounds=settings.training.rounds)
+    _end(directory, follow=follow, json=json)
 
 
 @run_app.command(epilog="Example: confide run resume digits-20260101-120000-ab12")
 def resume(
     name: RunName,
+    permit: PermitFile = None,
     follow: Annotated[bool, typer.Option(help="Show progress until the run ends.")] = True,
     json: Json = False,
 ) -> None:
@@ -171,11 +200,12 @@ def resume(
     if document["status"] == "finished":
         raise RunError(f"run {directory.name}: finished already; its model lies in {directory.model_directory}")
     control = place().control()
+    _permit(directory, permit)
     if document.get("flower_run") is not None:
         _quietly_stop(directory, int(document["flower_run"]))
     directory.clear_stop()
     launch(directory, control.start(directory.name))
-    _end(directory, follow=follow, json=json, rounds=int(document["settings"]["training"]["rounds"]))
+    _end(directory, follow=follow, json=json)
 
 
 @run_app.command(epilog="Example: confide run stop digits-20260101-120000-ab12")
@@ -206,7 +236,7 @@ def list_runs(json: Json = False) -> None:
         return
     table = Table("run", "status", "created", "result")
     for document in documents:
-        table.add_row(document["name"], document["status"], document["created"], _result(document))
+        table.add_row(document["name"], document["status"], document["created"], result_line(document))
     output.print(table)
 
 
@@ -235,75 +265,40 @@ def launch(directory: RunDirectory, flower_run: int) -> None:
     directory.update(flower_run=str(flower_run), status="starting")
 
 
-def follow_run(directory: RunDirectory, watch: Callable[[Mapping[str, Any]], None]) -> str:
-    """Feed a run's lines to a display until it ends; returns its last status."""
-    shown = 0
-    while True:
-        status = str(directory.document()["status"])
-        rows = directory.metrics()
-        for row in rows[shown:]:
-            watch(row)
-        shown = len(rows)
-        if status in ENDED:
-            return status
-        time.sleep(FOLLOW_SECONDS)
+def _made(run_file: Path, overrides: list[str] | None, *, json: bool, permitted: bool = False) -> RunDirectory:
+    """A new run of the file; with ``permitted``, only where this machine can permit it."""
+    from server import planning
+    from server.evaluation import load_test
+    from server.permits import require
+    from strategies.runfile import load
+
+    settings = planning.prepare(load(run_file, overrides or []), real=True)
+    load_test(settings.data)  # a test set that cannot be read is found out before anybody trains
+    if permitted:
+        require(settings)
+    told = planning.forecast(settings)
+    if not json:
+        show_forecast(settings, told)
+    return planning.create(settings, runs_directory(), engine="federation")
 
 
-def forecast_record(settings: RunSettings, told: Forecast) -> dict[str, Any]:
-    """A forecast as JSON."""
-    figure = told.epsilon
-    return {
-        "model": settings.model.name,
-        "parameters": told.parameters,
-        "bytes_down_per_round": told.bytes_down,
-        "bytes_up_per_round": told.bytes_up,
-        "rounds": told.rounds,
-        "steps": told.steps,
-        "noise_multiplier": settings.privacy.noise_multiplier,
-        "metric_noise": settings.privacy.metric_noise,
-        "delta": settings.privacy.delta if settings.privacy.on else None,
-        "epsilon": None
-        if figure is None
-        else {"opacus_rdp": figure.opacus_rdp, "opacus_prv": figure.opacus_prv, "pld": figure.pld},
-        "warnings": list(told.warnings),
-    }
+def _permit(directory: RunDirectory, file: Path | None) -> None:
+    """See to a run's permit: the one given, one of this machine's governance, or the one it has."""
+    from server.federation import here
+    from server.permits import accept, grant, permitted
+
+    if file is not None:
+        accept(directory, file)
+    elif here() is not None or not permitted(directory):
+        grant(directory)
 
 
-def show_forecast(settings: RunSettings, told: Forecast) -> None:
-    """A forecast for people."""
-    table = Table(show_header=False, box=None, title=f"What {settings.name} will do", title_justify="left")
-    table.add_row("model", f"{settings.model.name}, {told.parameters:,} parameters")
-    table.add_row("each department, each round", f"receives {told.bytes_down:,} bytes, sends {told.bytes_up:,}")
-    table.add_row(
-        "training", f"{told.rounds} rounds of {settings.training.local_steps} steps, {settings.strategy.name}"
-    )
-    if told.epsilon is not None:
-        figure, delta = told.epsilon, settings.privacy.delta
-        prv = "not computed above 20" if figure.opacus_prv is None else f"{figure.opacus_prv:.3f}"
-        table.add_row("noise multiplier", f"{settings.privacy.noise_multiplier:.4f}")
-        table.add_row(
-            f"epsilon at delta {delta:g}",
-            f"Opacus RDP {figure.opacus_rdp:.3f}, Opacus PRV {prv}, PLD {figure.pld:.3f}",
-        )
-    console.print(table)
-    for warning in told.warnings:
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
-
-
-def epsilon_table(rows: list[dict[str, Any]], delta: float) -> Table:
-    """Epsilon of each department by each accountant."""
-    table = Table("department", "Opacus RDP", "Opacus PRV", "PLD", title=f"epsilon at delta = {delta:g}")
-    for row in rows:
-        prv = "above 20" if row["opacus_prv"] is None else f"{row['opacus_prv']:.3f}"
-        table.add_row(escape(row["department"]), f"{row['opacus_rdp']:.3f}", prv, f"{row['pld']:.3f}")
-    return table
-
-
-def _end(directory: RunDirectory, *, follow: bool, json: bool, rounds: int) -> None:
+def _end(directory: RunDirectory, *, follow: bool, json: bool) -> None:
     """Follow a run if wanted, then say how it stands; exit 1 if it did not finish."""
     status = "starting"
     if follow and not json:
         try:
+            rounds = int(directory.document()["settings"]["training"]["rounds"])
             with run_progress(f"run {directory.name}", rounds) as progress:
                 status = follow_run(directory, progress)
         except KeyboardInterrupt:
@@ -313,7 +308,7 @@ def _end(directory: RunDirectory, *, follow: bool, json: bool, rounds: int) -> N
         print_json({"run": directory.name, "run_dir": str(directory.path), "status": status})
     else:
         document = directory.document()
-        output.print(f"{directory.name}: {document['status']} {_result(document)}")
+        output.print(f"{directory.name}: {document['status']} {result_line(document)}")
         output.print(f"folder {directory.path}")
     if status in {"failed", "stopped"}:
         raise typer.Exit(1)
@@ -325,8 +320,3 @@ def _quietly_stop(directory: RunDirectory, flower_run: int) -> None:
         place().control().stop(flower_run)
     except ControlError as error:
         console.print(f"[dim]{directory.name}: earlier attempt is over ({error})[/]")
-
-
-def _result(document: dict[str, Any]) -> str:
-    """The last metrics in short."""
-    return ", ".join(f"{key} {value:.4f}" for key, value in (document.get("result") or {}).items())

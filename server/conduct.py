@@ -7,6 +7,7 @@ a federation does.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,15 +22,22 @@ from models.task import Task
 from models.vector import load_vector, to_vector
 from privacy.accounting import Epsilon, epsilon, quick_epsilon
 from privacy.plan import PrivacyPlan
+from secagg.errors import SecaggError
+from secagg.roster import Roster, open_roster
+from secagg.thresholds import threshold
 from server.errors import RunError
 from server.evaluation import TestSet
 from server.plots import draw
 from server.runs import RunDirectory, now
 from strategies.agreement import ANY_SIZE, digest, layout_of, model_of, plan_for, read_spec, task_of
 from strategies.errors import RunStoppedError
-from strategies.rounds import RoundReport, Rounds, RunState
+from strategies.lanes import Layout
+from strategies.rounds import RoundReport, Rounds
 from strategies.runfile import parse
+from strategies.sealed import Envelopes, SealedSums
 from strategies.settings import RunSettings
+from strategies.state import RunState
+from strategies.sums import ClearSums, Sums
 
 logger = logging.getLogger("confide.server")
 
@@ -53,6 +61,11 @@ class Books:
     watch: Watcher
     extra: Callable[[], Mapping[str, np.ndarray]] = dict
     _test_metrics: dict[str, float] = field(default_factory=dict)
+
+    def before_epoch(self, state: RunState) -> None:
+        """Record that an epoch's number is used up, where departments remember it."""
+        if not self.repeatable:
+            self.directory.save_checkpoint(state, self.extra())
 
     def waiting(self, connected: int, needed: int) -> None:
         """Tell the watcher."""
@@ -79,7 +92,8 @@ class Books:
             "abandoned": report.abandoned,
             "validation": dict(report.validation),
             "test": self._test_metrics,
-            "leg_seconds": round(report.leg_seconds, 4),
+            "saturated": report.saturated,
+            "legs": [round(seconds, 4) for seconds in report.legs],
             "seconds": round(report.seconds, 4),
             "epsilon_rdp": self.spent_rdp(state),
         }
@@ -118,16 +132,18 @@ def conduct(
     test: TestSet | None,
     repeatable: bool,
     watch: Watcher,
+    envelopes: Envelopes | None = None,
     extra: Callable[[], Mapping[str, np.ndarray]] = dict,
     pictures: bool = True,
 ) -> RunState:
     """Go through all rounds of the run in ``directory``, from its checkpoint if it has one.
 
-    Leaves the model in ``model/`` and, with ``pictures``, the plots in ``plots/``. Raises
-    :class:`RunStoppedError`, and whatever an engine raises; ``run.json`` then says ``stopped`` or ``failed``.
+    ``envelopes`` are the roster and permit of a sealed run. Leaves the model in ``model/`` and, with
+    ``pictures``, the plots in ``plots/``. Raises :class:`RunStoppedError`, and whatever an engine raises;
+    ``run.json`` then says ``stopped`` or ``failed``.
     """
     with outcome(directory):
-        state = _conduct(grid, directory, test, repeatable=repeatable, watch=watch, extra=extra)
+        state = _conduct(grid, directory, test, envelopes, repeatable=repeatable, watch=watch, extra=extra)
         if pictures:
             _draw(directory)
         # Last of all: whoever waits for this word may end the process that wrote it.
@@ -154,6 +170,7 @@ def _conduct(
     grid: Grid,
     directory: RunDirectory,
     test: TestSet | None,
+    envelopes: Envelopes | None,
     *,
     repeatable: bool,
     watch: Watcher,
@@ -190,12 +207,49 @@ def _conduct(
         spec=spec,
         task=task,
         layout=layout,
+        sums=_sums(grid, settings, run, spec, task, layout, books, envelopes),
         observer=books,
     )
     directory.update(status="running", started=now(), ended=None, error=None)
     rounds.go(state)
     finish(directory, settings, books, state)
     return state
+
+
+def _sums(
+    grid: Grid,
+    settings: RunSettings,
+    run: str,
+    spec: str,
+    task: Task,
+    layout: Layout,
+    books: Books,
+    envelopes: Envelopes | None,
+) -> Sums:
+    """How this run's vectors are added up."""
+    if settings.secagg.clear:
+        books.directory.update(secagg=sealing_record(settings, None))
+        logger.warning('run %s: secagg.mode = "clear": the coordinator sees every department\'s update', run)
+        return ClearSums(grid=grid, layout=layout, deadline=settings.strategy.deadline, stopped=books.stopped)
+    if envelopes is None:
+        raise RunError(f'run {run}: a sealed run needs a roster and a permit; see "confide federation --help"')
+    try:
+        roster, _ = open_roster(envelopes.roster, envelopes.governance, int(time.time()))
+    except SecaggError as error:
+        raise RunError(f"roster of run {run}: {error}") from None
+    books.directory.update(secagg=sealing_record(settings, roster))
+    return SealedSums(
+        grid=grid,
+        settings=settings,
+        run=run,
+        spec=spec,
+        task=task,
+        layout=layout,
+        roster=roster,
+        envelopes=envelopes,
+        stopped=books.stopped,
+        durable=books.before_epoch,
+    )
 
 
 def finish(directory: RunDirectory, settings: RunSettings, books: Books, state: RunState) -> None:
@@ -225,6 +279,21 @@ def finish(directory: RunDirectory, settings: RunSettings, books: Books, state: 
         result=rows[-1]["test"] or rows[-1]["validation"] if rows else {},
         rounds_abandoned=abandoned,
     )
+
+
+def sealing_record(settings: RunSettings, roster: Roster | None) -> dict[str, Any]:
+    """How a run's sums are sealed, as results print it: for a cohort of the whole roster."""
+    if settings.secagg.clear or roster is None:
+        return {"mode": "clear", "n": None, "threshold": None, "min_honest_sum": None, "legs_per_round": 1}
+    n = len(roster.members)
+    return {
+        "mode": roster.mode,
+        "n": n,
+        "threshold": threshold(roster.mode, n, roster.colluders, roster.min_honest),
+        "colluders": roster.colluders,
+        "min_honest_sum": roster.min_honest,
+        "legs_per_round": 3 if roster.mode == "strict" else 2,
+    }
 
 
 def _draw(directory: RunDirectory) -> None:

@@ -56,11 +56,12 @@ run = ""
 
 @dataclass(frozen=True, kw_only=True)
 class Department:
-    """A registered department as the coordinator sees it."""
+    """A registered department as the coordinator sees it; ``key`` is its node's public key (PEM)."""
 
     name: str
     node: int
     status: str
+    key: bytes
 
 
 class _Token:
@@ -98,7 +99,10 @@ class Control:
         """Registered departments, in order of name."""
         with self._client() as client:
             nodes = client.ListNodes(ListNodesRequest()).nodes_info
-        found = [Department(name=n.name or f"node-{n.node_id}", node=n.node_id, status=n.status) for n in nodes]
+        found = [
+            Department(name=n.name or f"node-{n.node_id}", node=n.node_id, status=n.status, key=n.public_key)
+            for n in nodes
+        ]
         return sorted((d for d in found if d.status != "unregistered"), key=lambda d: d.name)
 
     def start(self, run: str) -> int:
@@ -150,4 +154,4 @@ def read_public_key(data: bytes) -> ec.EllipticCurvePublicKey:
             continue
         if isinstance(key, ec.EllipticCurvePublicKey):
             return key
-    raise ControlError('public key: not an elliptic-curve public key; use the node.pub that "confide client init" made')
+    raise ControlError("public key: not an elliptic-curve public key; use the department's node.pub")

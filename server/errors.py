@@ -5,6 +5,7 @@
     ServerError
     ├── PkiError        certificates or keys cannot be made or used
     ├── PortInUseError       the address is taken
+    ├── GovernanceError      the federation's own records, or what they are asked for, cannot be
     ├── ControlError    the coordinator's control interface refused or cannot be reached
     └── RunError        a run directory is missing, damaged, or in the wrong state
 """
@@ -20,6 +21,10 @@ class PkiError(ServerError):
 
 class PortInUseError(ServerError):
     """The address is taken by another program."""
+
+
+class GovernanceError(ServerError):
+    """The federation's own records are missing or damaged, or cannot be changed as asked."""
 
 
 class ControlError(ServerError):

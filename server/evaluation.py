@@ -12,7 +12,7 @@ from models.inputs.schema import DataSettings
 from models.measure import summed_lanes
 from models.task import Task
 from models.vector import load_vector
-from strategies.wire import FloatVector
+from strategies.lanes import FloatVector
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,14 @@
-"""The coordinator's certificates: one authority, one server certificate, made in one step."""
+"""Certificates: the federation's authority, and the coordinator's certificate that it signs.
+
+The authority belongs to the federation (:mod:`server.federation`), which may live on another machine
+than the coordinator: there the coordinator's certificate is carried over.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,21 +55,59 @@ class Pki:
         return self.directory / "server.key"
 
 
-def ensure(directory: Path, hosts: Sequence[str]) -> Pki:
-    """The PKI of ``directory``: made if absent, its server certificate renewed when due.
+def make_authority(directory: Path) -> Pki:
+    """Make an authority in ``directory``, which must not have one. Raises :class:`PkiError`."""
+    pki = Pki(directory)
+    with _explained(directory):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_authority(pki)
+    return pki
 
-    ``hosts`` are the names and IP addresses departments connect to. Raises :class:`PkiError`.
+
+def issue(directory: Path, hosts: Sequence[str], *, authority: Path) -> Pki:
+    """A server certificate in ``directory`` for ``hosts``, by the authority in the folder ``authority``.
+
+    One that is there already is kept until it is due or lacks a name. ``hosts`` are the names and IP
+    addresses departments connect to. Raises :class:`PkiError`.
+    """
+    pki, issuer = Pki(directory), Pki(authority)
+    with _explained(directory):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        certificate = issuer.authority.read_bytes()
+        if not pki.authority.exists() or pki.authority.read_bytes() != certificate:
+            write_atomic(pki.authority, certificate)
+        if _fault(pki, hosts, days=RENEW_DAYS) is not None:
+            _make_server(pki, hosts, issuer)
+    return pki
+
+
+def carried(directory: Path, hosts: Sequence[str]) -> Pki:
+    """The certificates that were carried over from the federation's machine to ``directory``.
+
+    Raises :class:`PkiError`, with the fix, where one is missing, expired or lacks a name of ``hosts``.
     """
     pki = Pki(directory)
+    fix = (
+        f'make them on the federation\'s machine with "confide federation certificate --host {hosts[0]} --out DIR" '
+        f'and copy them to {directory}, or found a federation here with "confide federation init"'
+    )
+    missing = [file.name for file in (pki.authority, pki.certificate, pki.key) if not file.is_file()]
+    if missing:
+        raise PkiError(f"{directory}: no {', '.join(missing)}; {fix}")
+    with _explained(directory):
+        fault = _fault(pki, hosts, days=0)
+    if fault is not None:
+        raise PkiError(f"{pki.certificate}: {fault}; {fix}")
+    return pki
+
+
+@contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    """Whatever is wrong with a file becomes a :class:`PkiError` that names the folder."""
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not pki.authority.exists():
-            _make_authority(pki)
-        if not _covers(pki, hosts):
-            _make_server(pki, hosts)
+        yield
     except (OSError, ValueError, TypeError, x509.ExtensionNotFound, ModelError) as error:
         raise PkiError(f"{directory}: certificates cannot be made or read: {error}") from None
-    return pki
 
 
 def _make_authority(pki: Pki) -> None:
@@ -93,12 +136,12 @@ def _make_authority(pki: Pki) -> None:
     write_atomic(pki.authority, certificate.public_bytes(serialization.Encoding.PEM))
 
 
-def _make_server(pki: Pki, hosts: Sequence[str]) -> None:
+def _make_server(pki: Pki, hosts: Sequence[str], issuer: Pki) -> None:
     """A server certificate for ``hosts``."""
-    authority_key = serialization.load_pem_private_key(pki.authority_key.read_bytes(), None)
-    authority = x509.load_pem_x509_certificate(pki.authority.read_bytes())
+    authority_key = serialization.load_pem_private_key(issuer.authority_key.read_bytes(), None)
+    authority = x509.load_pem_x509_certificate(issuer.authority.read_bytes())
     if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
-        raise PkiError(f"{pki.authority_key}: not an elliptic-curve key; remove the folder to start anew")
+        raise PkiError(f"{issuer.authority_key}: not an elliptic-curve key; restore it from a backup")
     key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
     certificate = (
@@ -129,24 +172,25 @@ def _builder(
     )
 
 
-def _covers(pki: Pki, hosts: Sequence[str]) -> bool:
-    """Whether the present server certificate is this authority's and this key's, names every host, lasts."""
+def _fault(pki: Pki, hosts: Sequence[str], *, days: int) -> str | None:
+    """Why the server certificate is none for ``hosts`` and the next ``days`` days; None where it is one."""
     if not (pki.certificate.exists() and pki.key.exists()):
-        return False
+        return "missing"
     certificate = x509.load_pem_x509_certificate(pki.certificate.read_bytes())
-    if certificate.not_valid_after_utc < datetime.now(UTC) + timedelta(days=RENEW_DAYS):
-        return False
+    if certificate.not_valid_after_utc < datetime.now(UTC) + timedelta(days=days):
+        return f"expires on {certificate.not_valid_after_utc:%Y-%m-%d}"
     authority = x509.load_pem_x509_certificate(pki.authority.read_bytes())
     key = serialization.load_pem_private_key(pki.key.read_bytes(), None)
     # A renewal that was interrupted leaves a key without its certificate.
     if key.public_key() != certificate.public_key():
-        return False
+        return "not of the key in server.key"
     try:
         certificate.verify_directly_issued_by(authority)
-    except InvalidSignature:
-        return False
+    except (InvalidSignature, ValueError):  # a ValueError: the issuer's name is another
+        return "not signed by the authority in ca.pem"
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return all(_alternative(host) in names for host in hosts)
+    lacking = [host for host in hosts if _alternative(host) not in names]
+    return f"does not name {', '.join(lacking)}" if lacking else None
 
 
 def _alternative(host: str) -> x509.GeneralName:

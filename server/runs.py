@@ -6,6 +6,8 @@
       run.json             settings, versions, digests, status, departments
       metrics.jsonl        one line a round
       checkpoint.safetensors   everything a resumed run needs, replaced atomically each round
+      spec.json            what the governance is asked to permit, where that is another machine's
+      sealing.json         the roster and the permit that sealed sums go by
       model/               model.safetensors + manifest.json, once the run has finished
       plots/*.png
       stop                 exists once somebody asked the run to stop
@@ -31,7 +33,10 @@ from models.errors import ModelError
 from models.files import write_atomic
 from server.errors import RunError
 from strategies.agreement import digest
-from strategies.rounds import RunState
+from strategies.errors import SettingsError
+from strategies.jsonfile import read_object
+from strategies.sealed import Envelopes
+from strategies.state import RunState
 
 PACKAGES = ("confide", "flwr", "torch", "opacus", "dp-accounting", "numpy")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -127,6 +132,9 @@ class RunDirectory:
             "aggregated": state.aggregated,
             "asked": state.asked,
             "measured": state.measured,
+            "epoch": state.epoch,
+            "convicted": sorted(state.convicted),
+            "apart": sorted(sorted(pair) for pair in state.apart),
         }
         self._write(self.path / "checkpoint.safetensors", save(arrays, metadata={"confide": json.dumps(counters)}))
 
@@ -146,6 +154,9 @@ class RunDirectory:
                 control=arrays.pop("control", None),
                 asked={str(k): int(v) for k, v in counters["asked"].items()},
                 measured={str(k): int(v) for k, v in counters["measured"].items()},
+                epoch=int(counters["epoch"]),
+                convicted={str(name) for name in counters["convicted"]},
+                apart={frozenset(map(str, pair)) for pair in counters["apart"]},
                 optimizer={k[10:]: v for k, v in arrays.items() if k.startswith("optimizer.")},
             )
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -155,6 +166,24 @@ class RunDirectory:
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint was written."""
         return (self.path / "checkpoint.safetensors").exists()
+
+    @property
+    def spec_file(self) -> Path:
+        """The spec alone: what ``confide federation permit`` is given."""
+        return self.path / "spec.json"
+
+    def save_spec(self) -> None:
+        """Lay the spec out for the governance, to the byte as departments get it."""
+        self._write(self.spec_file, str(self.document()["spec"]).encode())
+
+    def save_sealing(self, envelopes: Envelopes) -> None:
+        """Keep the signed roster and permit that this run goes by, both or neither."""
+        self._write(self.path / "sealing.json", sealing_bytes(envelopes))
+
+    def sealing(self) -> Envelopes | None:
+        """The signed roster and permit, or None; raises :class:`RunError` if they are damaged."""
+        file = self.path / "sealing.json"
+        return read_sealing(file) if file.exists() else None
 
     def ask_to_stop(self) -> None:
         """Leave word for whoever runs this run."""
@@ -174,6 +203,30 @@ class RunDirectory:
             write_atomic(file, data)
         except (OSError, ModelError) as error:
             raise RunError(f"{error}; the earlier version is intact: free some space and resume") from None
+
+
+def sealing_bytes(envelopes: Envelopes) -> bytes:
+    """The signed roster and permit of a run, with the governance's public key, as a file."""
+    document = {
+        "governance": envelopes.governance.hex(),
+        "roster": envelopes.roster.decode(),
+        "permit": envelopes.permit.decode(),
+    }
+    return (json.dumps(document, indent=2) + "\n").encode()
+
+
+def read_sealing(file: Path) -> Envelopes:
+    """What :func:`sealing_bytes` made, its signatures not yet checked; raises :class:`RunError`."""
+    try:
+        document = read_object(file)
+        return Envelopes(
+            governance=bytes.fromhex(document["governance"]),
+            roster=document["roster"].encode(),
+            permit=document["permit"].encode(),
+        )
+    except (SettingsError, KeyError, ValueError, TypeError, AttributeError) as error:
+        said = "cannot be read" if isinstance(error, SettingsError) else "holds no roster and permit"
+        raise RunError(f'{file}: {said}; give the file that "confide federation permit" wrote') from None
 
 
 def _version(package: str) -> str:

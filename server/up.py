@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 
 from models.files import write_atomic
 from server.errors import PortInUseError, ServerError
-from server.pki import Pki, ensure
+from server.federation import Governance
+from server.membership import register
+from server.pki import Pki, carried, issue
 from server.place import Place, place
 from server.superlink import TOKEN_FILE
 from server.worker import BUSY
@@ -34,11 +36,16 @@ RESTART_SECONDS = 2.0
 
 @dataclass(kw_only=True)
 class Coordinator:
-    """SuperLink and workers; ``start``, ``watch`` until ``stop``."""
+    """SuperLink and workers; ``start``, ``watch`` until ``stop``.
+
+    ``names`` are the host names and addresses that departments connect to. With ``governance``, where the
+    federation is governed from this machine, it certifies them and knows who may connect.
+    """
 
     host: str
     port: int
     names: Sequence[str]
+    governance: Governance | None = None
     place: Place = field(default_factory=place)
     _superlink: subprocess.Popen[str] | None = None
     _workers: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -51,7 +58,7 @@ class Coordinator:
         Raises :class:`PortInUseError`, :class:`server.errors.PkiError` or :class:`ServerError`.
         """
         _refuse_taken(self.host, self.port)
-        self._pki = ensure(self.place.directory / "pki", list(dict.fromkeys([*self.names, _reachable(self.host)])))
+        self._pki = self._certified()
         for file in (self.place.token, self.place.secret):
             write_atomic(file, secrets.token_hex(32).encode(), secret=True)
         write_atomic(self.place.address, self._address().encode())
@@ -65,6 +72,9 @@ class Coordinator:
             log="superlink.log",
         )
         self._await_port()
+        if self.governance is not None:
+            for refused in register(self.governance, self.place.control()):
+                logger.warning("%s; let its machine enrol anew", refused)
         self._add_worker()
 
     def watch(self) -> None:
@@ -101,6 +111,14 @@ class Coordinator:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def _certified(self) -> Pki:
+        """A certificate by the federation's authority where that is here, else the one carried over."""
+        folder, needed = self.place.directory / "pki", list(dict.fromkeys([*self.names, _reachable(self.host)]))
+        if self.governance is None:
+            return carried(folder, needed)
+        usual = ("127.0.0.1", "localhost", socket.gethostname())
+        return issue(folder, list(dict.fromkeys([*needed, *usual])), authority=self.governance.pki)
 
     def _add_worker(self) -> None:
         """Start a spare worker and follow its output."""

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from server.cli import epsilon_table, forecast_record, show_forecast
+from server.display import epsilon_table, forecast_record, show_forecast
 from server.errors import RunError
 from strategies.console import check_writable, console, output, save_json
 from strategies.home import room
@@ -37,6 +37,7 @@ def simulate(
     from server.planning import create, forecast, prepare
     from server.runs import RunDirectory
     from simulations.departments import bench
+    from simulations.sealing import decide
     from simulations.simulate import Simulation, run_baselines
     from strategies.runfile import load, parse
 
@@ -54,7 +55,8 @@ def simulate(
     elif run_file is not None:
         settings = prepare(load(run_file, overrides or []), real=False)
         data = bench(settings)
-        told = forecast(settings, declared_size=min(data.sizes().values()))
+        settings = decide(settings, data.sizes())
+        told = forecast(settings, declared_size=min(data.sizes().values()), departments=len(data.departments))
         show_forecast(settings, told)
         runs, name = room("simulations"), None
         if out is not None:
@@ -99,6 +101,16 @@ def demo(
         save_json(json, result)
 
 
+def sealing_line(record: Mapping[str, Any]) -> str:
+    """How a run's sums were sealed, in one line."""
+    if record["mode"] == "clear":
+        return "IN CLEAR: the coordinator's side saw every department's own update"
+    return (
+        f"{record['mode']}: the coordinator saw sums alone; {record['threshold']} of {record['n']} departments "
+        f"unmask one, never over fewer than {record['min_honest_sum']} honest ones"
+    )
+
+
 def show_result(result: Mapping[str, Any]) -> None:
     """The closing tables: scores, epsilon, and where things lie."""
     metric = result["metric"]
@@ -120,5 +132,6 @@ def show_result(result: Mapping[str, Any]) -> None:
     if result["delta"] is not None:
         output.print(epsilon_table(result["epsilon"], result["delta"]))
     output.print(f"privacy: {result['privacy']}")
+    output.print(f"sums: {sealing_line(result['secagg'])}")
     output.print(escape(f"run: {result['run_dir']}"), soft_wrap=True)
     output.print(escape(f"model: {Path(result['run_dir']) / 'model'}"), soft_wrap=True)

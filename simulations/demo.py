@@ -1,12 +1,11 @@
 """``confide demo``: departments of one organisation train a digit reader together, for real.
 
-One coordinator and five departments as separate processes on loopback (TLS, registered and
-authenticated SuperNodes), then the same run's baselines, simulated on the public copy.
+One coordinator and five departments as separate processes on loopback (TLS, enrolled and admitted
+departments, sealed sums), then the same run's baselines, simulated on the public copy.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from server.cli import follow_run, launch, show_forecast
+from server.cli import launch
+from server.display import follow_run, show_forecast
+from server.permits import grant
 from server.planning import create, forecast, prepare
 from server.runs import RunDirectory
 from simulations.departments import Bench, bench
 from simulations.federation import Federation, FederationError, Member, tail
-from simulations.simulate import headline, measured_on, run_baselines, score_directory
+from simulations.simulate import headline, measured_on, median_leg, run_baselines, score_directory
 from strategies.console import console, step
 from strategies.progress import run_progress
 from strategies.runfile import parse
@@ -50,9 +51,10 @@ def run_demo(keep: Path | None = None) -> dict[str, Any]:
     with workspace(keep) as folder:
         with step("dealing scikit-learn's digits out to five departments"):
             members, test = deal_out(folder / "data")
-        settings = prepare(run_settings(test), real=True)
-        show_forecast(settings, forecast(settings, declared_size=min(m.declared_size for m in members)))
-        with step(f"starting a coordinator and {len(members)} departments (TLS, own processes, own state)"):
+        sizes = [member.declared_size for member in members]
+        settings = prepare(run_settings(test, max_size=max(sizes)), real=True)
+        show_forecast(settings, forecast(settings, declared_size=min(sizes), departments=len(sizes)))
+        with step(f"starting a coordinator and {len(members)} departments (TLS, own keys, processes and state)"):
             federation = Federation(directory=folder, members=members)
             federation.__enter__()
         try:
@@ -71,8 +73,8 @@ def run_demo(keep: Path | None = None) -> dict[str, Any]:
         return _result(directory, public, compared, settings, time.monotonic() - begin)
 
 
-def run_settings(test: Path) -> RunSettings:
-    """The demo's run: what its run file would say."""
+def run_settings(test: Path, *, max_size: int) -> RunSettings:
+    """The demo's run: what its run file would say. ``max_size`` is the largest declared size."""
     data = {
         "name": DATASET,
         "kind": "image",
@@ -80,7 +82,7 @@ def run_settings(test: Path) -> RunSettings:
         "classes": [str(digit) for digit in range(10)],
         "test": {"path": str(test)},
     }
-    return parse(RUN | {"data": data}, where="demo")
+    return parse(RUN | {"data": data, "secagg": {"max_size": max_size}}, where="demo")
 
 
 def deal_out(folder: Path) -> tuple[list[Member], Path]:
@@ -127,6 +129,7 @@ def _federate(federation: Federation, settings: RunSettings) -> RunDirectory:
     runs = federation.place.directory / "runs"
     runs.mkdir(exist_ok=True)
     directory = create(settings, runs, engine="federation")
+    grant(directory, federation.governance)
     directory.update(sizes={member.name: member.declared_size for member in federation.members})
     title = f"{len(federation.members)} departments train together on Flower"
     with run_progress(title, settings.training.rounds) as progress:
@@ -159,6 +162,7 @@ def _result(
         "privacy": document["privacy"],
         "rounds": sum(row["trained"] and not row["abandoned"] for row in rows),
         "seconds": round(seconds, 1),
-        "leg_seconds_median": round(statistics.median(row["leg_seconds"] for row in rows), 3),
+        "leg_seconds_median": round(median_leg(rows), 3),
+        "secagg": document["secagg"],
         "run_dir": str(directory.path),
     }

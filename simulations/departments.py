@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from client.data import DatasetEntry, DepartmentData, assemble, load, split_by_key
+from client.sealing import Sealing
 from client.state import MemoryJournal
 from client.train import Site
 from models.errors import nearest
@@ -85,16 +86,16 @@ def _checked(settings: RunSettings, made: Bench) -> Bench:
     return made
 
 
-def sites(settings: RunSettings, data: Mapping[str, DepartmentData]) -> dict[str, Site]:
-    """A simulated machine for each department.
+def sites(settings: RunSettings, data: Mapping[str, DepartmentData], sealing: Mapping[str, Sealing]) -> dict[str, Site]:
+    """A simulated machine for each department, with its part in sealed sums where there is one.
 
     With a seed, every purpose of every department gets its own reproducible stream; without,
     noise is as unpredictable as in deployment.
     """
-    return {name: _site(settings, name, own) for name, own in data.items()}
+    return {name: _site(settings, name, own, sealing.get(name)) for name, own in data.items()}
 
 
-def _site(settings: RunSettings, name: str, data: DepartmentData) -> Site:
+def _site(settings: RunSettings, name: str, data: DepartmentData, sealing: Sealing | None) -> Site:
     """One simulated machine."""
     seed = settings.seed
 
@@ -106,7 +107,9 @@ def _site(settings: RunSettings, name: str, data: DepartmentData) -> Site:
         data=data,
         journal=MemoryJournal(),
         random=random,
+        sealing=sealing,
         simulated=True,
+        declared_size=data.declared_size,
         gradients=None if gradients == "auto" else gradients,
     )
 

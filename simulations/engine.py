@@ -43,7 +43,7 @@ class LocalGrid(Grid):
             identifier = next(self._identifiers)
             message.metadata.__dict__["_message_id"] = identifier
             _, site = self._sites[message.metadata.dst_node_id]
-            self._replies[identifier] = respond(message, lambda _instruction, site=site: site)  # type: ignore[misc]  # the default binds the loop's value
+            self._replies[identifier] = respond(message, lambda _spec, site=site: site)  # type: ignore[misc]  # the default binds the loop's value
             identifiers.append(identifier)
         return identifiers
 

@@ -20,11 +20,14 @@ from typing import Self
 from client.config import FILE, DatasetSettings, add_dataset
 from client.enrol import enrol
 from server.control import Control
+from server.federation import FOLDER, FederationSettings, Governance, found
+from server.membership import admit
 from server.place import Place
 from strategies.environment import ENVIRONMENT, STOP_WITH_PARENT
 from strategies.errors import StrategyError
+from strategies.introduction import read_request
 
-START_SECONDS = 90.0
+START_SECONDS = 240.0
 STOP_SECONDS = 10.0
 
 
@@ -44,15 +47,20 @@ class Member:
 
 @dataclass(kw_only=True)
 class Federation:
-    """Start with ``with``; every process is stopped at the end, whatever happens."""
+    """Start with ``with``; every process is stopped at the end, whatever happens.
+
+    The coordinator's machine governs the federation, too. ``allow_clear`` lets every department take part
+    in runs that are not sealed.
+    """
 
     directory: Path
     members: Sequence[Member]
     port: int = 0
+    allow_clear: bool = False
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
-        """Start the coordinator, enrol and admit every department, start them all."""
+        """Found the federation, enrol and admit every department, start them all."""
         try:
             self._start()
         except BaseException:
@@ -75,6 +83,11 @@ class Federation:
     def control(self) -> Control:
         """The coordinator's control interface."""
         return self.place.control()
+
+    @property
+    def governance(self) -> Governance:
+        """What permits runs: ``server.permits.grant(directory, federation.governance)``."""
+        return Governance(self.home("coordinator") / FOLDER)
 
     def home(self, member: str) -> Path:
         """A member's ``CONFIDE_HOME``."""
@@ -109,10 +122,10 @@ class Federation:
             )
 
     def start_coordinator(self) -> None:
-        """Start the coordinator and wait until it can be spoken to."""
-        self.port = self.port or free_port()
-        self.start_member("coordinator", "server", "up", "--name", "127.0.0.1", "--port", str(self.port))
-        self._await("coordinator", lambda: self.control.departments() is not None)
+        """Start the coordinator and wait until it knows every department."""
+        self.start_member("coordinator", "server", "up")
+        names = {member.name for member in self.members}
+        self._await("coordinator", lambda: names <= {known.name for known in self.control.departments()})
 
     def kill(self, member: str) -> None:
         """Kill a member's processes at once, as a power cut would."""
@@ -140,9 +153,13 @@ class Federation:
 
     def _start(self) -> None:
         """Bring the federation up."""
-        self.start_coordinator()
+        self.port = self.port or free_port()
+        self.home("coordinator").mkdir(parents=True, exist_ok=True)
+        found(self.governance.directory, FederationSettings(name="loopback", server=f"127.0.0.1:{self.port}"))
         for member in self.members:
             self._enrol(member)
+        self.start_coordinator()
+        for member in self.members:
             self.start_member(member.name, "client", "run")
         names = {member.name for member in self.members}
         for name in names:
@@ -152,11 +169,13 @@ class Federation:
         """What an operator and the platform team do once for a department."""
         folder = self.home(member.name) / "client"
         folder.mkdir(parents=True, exist_ok=True)
-        server = f"127.0.0.1:{self.port}"
-        enrol(folder, name=member.name, server=server, ca=self.place.directory / "pki" / "ca.pem")
+        made = enrol(folder, name=member.name, invitation=self.governance.invitation)
+        if self.allow_clear:
+            with (folder / FILE).open("a", encoding="utf-8") as settings:
+                settings.write("\n[sealing]\nallow_clear = true\n")
         entry = DatasetSettings(path=str(member.path), declared_size=member.declared_size)
         add_dataset(member.dataset, entry, path=folder / FILE)
-        self.control.admit(member.name, (folder / "node.pub").read_bytes())
+        admit(self.governance, read_request(Path(made["request"])))
 
     def _await(self, member: str, ready: object) -> None:
         """Wait until ``ready()`` holds, or say what the member printed."""
@@ -170,7 +189,7 @@ class Federation:
                     return
             except Exception:  # noqa: BLE001, S110 - not up yet; the process and the clock are watched
                 pass
-            time.sleep(0.1)
+            time.sleep(0.3)
         raise FederationError(f"{member} did not start: {tail(self.home(member) / 'output.log')}")
 
     def _environment(self, member: str) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from server.planning import create
 from server.runs import RunDirectory
 from simulations.departments import Bench, sites
 from simulations.engine import LocalGrid
+from simulations.sealing import seal
 from strategies.agreement import model_of, task_of
 from strategies.errors import RunFailedError
 from strategies.settings import RunSettings
@@ -45,7 +46,11 @@ class Simulation:
     def go(self) -> None:
         """Conduct the run, from its checkpoint if it has one."""
         torch.set_num_threads(self.settings.performance.threads)
-        own = sites(self.settings, self.bench.departments)
+        sealed = None
+        if not self.settings.secagg.clear:
+            spec = self.directory.document()["spec"]
+            sealed = seal(self.settings, list(self.bench.departments), run=self.directory.name, spec=spec)
+        own = sites(self.settings, self.bench.departments, {} if sealed is None else sealed.departments)
         if self.directory.has_checkpoint():
             _, extra = self.directory.load_checkpoint()
             _restore(own, self.directory.name, extra)
@@ -57,6 +62,7 @@ class Simulation:
             # Without a seed a repeated round would be a second draw of noise: then it is not repeated.
             repeatable=self.settings.seed is not None,
             watch=self._watch,
+            envelopes=None if sealed is None else sealed.envelopes,
             extra=lambda: _controls(own, self.directory.name),
             pictures=self.pictures,
         )
@@ -86,7 +92,8 @@ class Simulation:
             "seconds": round(time.monotonic() - self._begin, 3),
             "seconds_to_first_round": round(self._first_round or 0.0, 3),
             "round_seconds": round(statistics.median([row["seconds"] for row in rows if row["trained"]] or [0.0]), 4),
-            "leg_seconds_median": round(statistics.median([row["leg_seconds"] for row in rows] or [0.0]), 4),
+            "leg_seconds_median": round(median_leg(rows), 4),
+            "secagg": document["secagg"],
             "peak_memory_mb": round(peak, 1),
             "run_dir": str(self.directory.path),
         }
@@ -97,6 +104,8 @@ def run_baselines(settings: RunSettings, bench: Bench, folder: Path, watch: Watc
 
     All of it is simulation: on a public copy, or on data the researcher may see anyway.
     """
+    # What is compared is the model: nothing of a baseline leaves this process, sealed or not.
+    settings = settings.model_copy(update={"secagg": settings.secagg.model_copy(update={"mode": "clear"})})
     task = task_of(settings)
     model = model_of(settings, seed=settings.seed or 0)
     scores: dict[str, Any] = {"untrained": score(model, task, bench)}
@@ -155,6 +164,11 @@ def score(model: torch.nn.Module, task: Task, bench: Bench) -> dict[str, float]:
     if bench.test is not None:
         return bench.test.metrics(model, task)
     return task.metrics(np.sum([measure(model, task, data.validation) for data in bench.departments.values()], axis=0))
+
+
+def median_leg(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Median seconds of all exchanges of a run."""
+    return statistics.median([float(seconds) for row in rows for seconds in row["legs"]] or [0.0])
 
 
 def measured_on(bench: Bench) -> str:

@@ -20,9 +20,10 @@ from models.zoo import build, default_loss
 from privacy.accounting import calibrate, epsilon
 from privacy.plan import PrivacyPlan
 from strategies.errors import MessageError, SettingsError
+from strategies.lanes import Layout
 from strategies.runfile import parse
 from strategies.settings import PrivacySettings, RunSettings
-from strategies.wire import VERSION, Layout
+from strategies.wire import VERSION
 
 # No part of the noise or of its cost: a declared size only divides the noised sum.
 ANY_SIZE = 1_000_000

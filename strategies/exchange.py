@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from strategies.errors import MessageError, RunStoppedError
-from strategies.wire import FloatVector, Layout, read_answer
+
+Answer = TypeVar("Answer")
 
 POLL_SECONDS = 0.15
 # How often to ask which departments are still connected: only needed while waiting.
@@ -22,31 +24,31 @@ PRESENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gathered:
-    """What a leg brought: a checked vector per department, or the reason it was left out."""
+class Gathered(Generic[Answer]):
+    """What a leg brought: an answer per department (node id), or the reason it was left out."""
 
-    vectors: Mapping[int, FloatVector]
+    answers: Mapping[int, Answer]
     failures: Mapping[int, str]
     seconds: float
 
 
 @dataclass(kw_only=True)
-class _Leg:
+class _Leg(Generic[Answer]):
     """State of a leg while replies come in."""
 
-    layout: Layout
+    read: Callable[[int, Message], Answer]
     waiting: dict[str, int]
-    vectors: dict[int, FloatVector] = field(default_factory=dict)
+    answers: dict[int, Answer] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
 
     def take(self, replies: Iterable[Message]) -> None:
-        """Sort replies into vectors and failures; a reply to nothing asked is ignored."""
+        """Sort replies into answers and failures; a reply to nothing asked is ignored."""
         for reply in replies:
             node = self.waiting.pop(reply.metadata.reply_to_message_id, None)
             if node is None:
                 continue
             try:
-                self.vectors[node] = read_answer(reply, self.layout)
+                self.answers[node] = self.read(node, reply)
             except MessageError as error:
                 self.failures[node] = str(error)
 
@@ -63,16 +65,18 @@ def exchange(
     grid: Grid,
     contents: Mapping[int, RecordDict],
     *,
-    layout: Layout,
+    read: Callable[[int, Message], Answer],
     deadline: float,
     quorum: int,
     stopped: Callable[[], bool],
-) -> Gathered:
+    enough: Callable[[], bool] = lambda: False,
+) -> Gathered[Answer]:
     """Send ``contents`` (node id -> record) and gather the answers.
 
-    Returns when every department answered, when ``deadline`` seconds have passed, or when
-    ``quorum`` answered and all the others are no longer connected. Raises
-    :class:`RunStoppedError` as soon as ``stopped()`` says so.
+    ``read`` makes an answer of a node's reply or raises :class:`MessageError` with the reason to
+    leave it out. Returns when every department answered, when ``enough()``, when ``deadline``
+    seconds have passed, or when ``quorum`` answered and all the others are no longer connected.
+    Raises :class:`RunStoppedError` as soon as ``stopped()`` says so.
     """
     begin = time.monotonic()
     messages = [
@@ -80,7 +84,7 @@ def exchange(
         for node, content in contents.items()
     ]
     identifiers = list(grid.push_messages(messages))
-    leg = _Leg(layout=layout, waiting={})
+    leg: _Leg[Answer] = _Leg(read=read, waiting={})
     for node, identifier in zip(contents, identifiers, strict=False):
         if identifier:
             leg.waiting[identifier] = node
@@ -92,17 +96,17 @@ def exchange(
         if stopped():
             raise RunStoppedError("the run was asked to stop")
         leg.take(grid.pull_messages(list(leg.waiting)))
-        if not leg.waiting:
+        if not leg.waiting or enough():
             break
         now = time.monotonic()
         if now - begin > deadline:
             leg.give_up_on(leg.waiting.values(), f"no answer within {deadline:g} s")
-        elif now > next_presence and len(leg.vectors) >= quorum:
+        elif now > next_presence and len(leg.answers) >= quorum:
             connected = set(grid.get_node_ids())
             leg.give_up_on(set(leg.waiting.values()) - connected, "went away")
             next_presence = now + PRESENCE_SECONDS
         else:
             time.sleep(POLL_SECONDS)
-    # In node order, so that the floating-point sum does not depend on who was faster.
-    vectors = {node: leg.vectors[node] for node in sorted(leg.vectors)}
-    return Gathered(vectors=vectors, failures=leg.failures, seconds=time.monotonic() - begin)
+    # In node order, so that a floating-point sum does not depend on who was faster.
+    answers = {node: leg.answers[node] for node in sorted(leg.answers)}
+    return Gathered(answers=answers, failures=leg.failures, seconds=time.monotonic() - begin)

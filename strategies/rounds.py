@@ -11,48 +11,31 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
-from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from models.task import Task
 from strategies import server_optimizers
 from strategies.errors import RoundAbandonedError, RunFailedError, RunStoppedError
-from strategies.exchange import Gathered, exchange
 from strategies.flower import departments
+from strategies.lanes import Layout, Total
 from strategies.settings import RunSettings, StrategySettings
-from strategies.wire import FloatVector, Instruction, Layout, Total
+from strategies.state import RunState
+from strategies.sums import Summed, Sums
+from strategies.wire import Instruction
 
 WAIT_SECONDS = 0.2
 
 
-@dataclass(kw_only=True)
-class RunState:
-    """Everything a resumed run needs: bit-equal continuation follows from it.
-
-    ``round`` is the last attempted round; ``model`` float32 (P,); ``optimizer`` float64 (P,)
-    vectors by name; ``control`` SCAFFOLD's server variate; ``asked`` counts, per department,
-    the rounds in which it was asked to train, ``measured`` those in which it was asked for metrics:
-    what it may have spent. ``aggregated`` counts the rounds that moved the model.
-    """
-
-    model: FloatVector
-    round: int = 0
-    optimizer: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
-    control: FloatVector | None = None
-    asked: dict[str, int] = field(default_factory=dict)
-    measured: dict[str, int] = field(default_factory=dict)
-    aggregated: int = 0
-
-
 @dataclass(frozen=True, kw_only=True)
 class RoundReport:
-    """What a round did. ``validation`` measures the model the round began with."""
+    """What a round did. ``validation`` measures the model the round began with; ``saturated`` counts clipped
+    elements of updates where that is known; ``legs`` are the seconds of each exchange.
+    """
 
     round: int
     trained: bool
@@ -60,12 +43,16 @@ class RoundReport:
     left_out: Mapping[str, str]
     abandoned: str | None
     validation: Mapping[str, float]
-    leg_seconds: float
+    saturated: int | None
+    legs: tuple[float, ...]
     seconds: float
 
 
 class Observer(Protocol):
     """Who keeps the books of a run."""
+
+    def before_epoch(self, state: RunState) -> None:
+        """A set-up of sealed sums is about to begin: make ``state`` durable."""
 
     def waiting(self, connected: int, needed: int) -> None:
         """Fewer departments than needed are connected."""
@@ -93,8 +80,8 @@ class Rounds:
     spec: str
     task: Task
     layout: Layout
+    sums: Sums
     observer: Observer
-    choose: Callable[[list[str], int], list[str]] | None = None
 
     def go(self, state: RunState) -> RunState:
         """Run from ``state`` to the last round."""
@@ -111,61 +98,65 @@ class Rounds:
     def _round(self, state: RunState, *, train: bool) -> str | None:
         """One exchange and what follows from it; returns why it was abandoned, if it was."""
         begin = time.monotonic()
-        names, present = self._cohort(state.round + 1)
+        names, present = self._cohort(state)
         state.round += 1
         evaluate = bool(self.layout.metrics) and (not train or (state.round - 1) % self.settings.evaluation.every == 0)
         for name in dict.fromkeys(names.values()):
             state.asked[name] = state.asked.get(name, 0) + train
             state.measured[name] = state.measured.get(name, 0) + evaluate
         self.observer.before_round(state, tuple(names.values()))
-        gathered = self._ask(state, names, train=train, evaluate=evaluate)
-        total = self.layout.total(list(gathered.vectors.values()))
-        abandoned = None
+        summed = self._ask(state, names, train=train, evaluate=evaluate)
+        abandoned = summed.abandoned
         try:
-            self._check_quorum(gathered, len(names))
-            if train:
-                self._advance(state, total, present)
+            if train and abandoned is None and summed.total is not None:
+                self._advance(state, summed.total, present)
         except RoundAbandonedError as error:
             abandoned = str(error)
+        measured = summed.total.metrics if evaluate and summed.total is not None else None
         self.observer.after_round(
             state,
             RoundReport(
                 round=state.round,
                 trained=train,
-                answered=tuple(names[node] for node in gathered.vectors),
-                left_out={names[node]: reason for node, reason in gathered.failures.items()},
+                answered=tuple(names[node] for node in summed.answered),
+                left_out={names[node]: reason for node, reason in summed.failures.items()},
                 abandoned=abandoned,
-                validation=self.task.metrics(total.metrics) if evaluate and gathered.vectors else {},
-                leg_seconds=gathered.seconds,
+                validation={} if measured is None else self.task.metrics(measured),
+                saturated=None if summed.total is None else summed.total.saturated,
+                legs=summed.legs,
                 seconds=time.monotonic() - begin,
             ),
         )
         return abandoned
 
-    def _cohort(self, number: int) -> tuple[dict[int, str], int]:
-        """Wait for enough departments; this round's (node id -> department), and how many are present."""
+    def _cohort(self, state: RunState) -> tuple[dict[int, str], int]:
+        """Wait for enough departments; the next round's (node id -> department), and how many are present."""
         strategy = self.settings.strategy
+        least = max(strategy.min_departments, self.sums.smallest)
         while True:
             if self.observer.stopped():
                 raise RunStoppedError("the run was asked to stop")
-            present = departments(self.grid)
-            if len(present) >= strategy.min_departments:
+            ready: Mapping[int, str] = departments(self.grid)
+            present = len(ready)
+            if present >= least:
+                ready = self.sums.ready(state, ready, least)
+            if len(ready) >= least:
                 break
-            self.observer.waiting(len(present), strategy.min_departments)
+            self.observer.waiting(len(ready), least)
             time.sleep(WAIT_SECONDS)
         if strategy.fraction == 1:
-            return present, len(present)
-        size = max(strategy.min_departments, math.ceil(strategy.fraction * len(present)))
-        nodes = sorted(present, key=lambda node: present[node])
+            return dict(ready), present
+        size = max(least, math.ceil(strategy.fraction * len(ready)))
+        nodes = sorted(ready, key=lambda node: ready[node])
         seed = self.settings.seed
         # No privacy amplification is claimed for this choice, so its randomness is no secret.
-        generator = np.random.default_rng(secrets.randbits(128) if seed is None else [seed, number])
+        generator = np.random.default_rng(secrets.randbits(128) if seed is None else [seed, state.round + 1])
         chosen = generator.choice(len(nodes), size=min(size, len(nodes)), replace=False)
-        return {nodes[i]: present[nodes[i]] for i in sorted(chosen)}, len(present)
+        return {nodes[i]: ready[nodes[i]] for i in sorted(chosen)}, present
 
-    def _ask(self, state: RunState, names: Mapping[int, str], *, train: bool, evaluate: bool) -> Gathered:
-        """Send this round's instruction to the cohort and gather the vectors."""
-        content: RecordDict = Instruction(
+    def _ask(self, state: RunState, names: Mapping[int, str], *, train: bool, evaluate: bool) -> Summed:
+        """Send this round's instruction to the cohort and add up the vectors."""
+        instruction = Instruction(
             run=self.run,
             round=state.round,
             spec=self.spec,
@@ -173,23 +164,8 @@ class Rounds:
             evaluate=evaluate,
             model=state.model,
             control=state.control if train else None,
-        ).to_record()
-        return exchange(
-            self.grid,
-            dict.fromkeys(names, content),
-            layout=self.layout,
-            deadline=self.settings.strategy.deadline,
-            quorum=quorum(self.settings.strategy, len(names)),
-            stopped=self.observer.stopped,
         )
-
-    def _check_quorum(self, gathered: Gathered, asked: int) -> None:
-        """Raise :class:`RoundAbandonedError` if too few answered."""
-        needed = quorum(self.settings.strategy, asked)
-        if len(gathered.vectors) < needed:
-            raise RoundAbandonedError(
-                f"{len(gathered.vectors)} of {asked} departments answered, the quorum is {needed}"
-            )
+        return self.sums.gather(state, names, instruction, quorum(self.settings.strategy, len(names)))
 
     def _advance(self, state: RunState, total: Total, present: int) -> None:
         """Let the server optimiser move the model; the model stays if the result is not finite."""

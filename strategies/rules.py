@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from strategies.wire import FloatVector
+from strategies.lanes import FloatVector
 
 Correction = Callable[[list[nn.Parameter]], list[torch.Tensor]]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from strategies.lanes import FloatVector
 from strategies.settings import StrategySettings
-from strategies.wire import FloatVector
 
 Vector = npt.NDArray[np.float64]
 State = dict[str, Vector]

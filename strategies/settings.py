@@ -1,7 +1,7 @@
 """The run file: every key typed, validated and explained.
 
 A run file is TOML with the tables ``model``, ``data``, ``training``, ``privacy``,
-``strategy``, ``evaluation``, ``publish`` and ``performance``. Everything a department
+``secagg``, ``strategy``, ``evaluation``, ``publish`` and ``performance``. Everything a department
 needs to know travels as the *public part* (:meth:`RunSettings.public`): no path, no list of
 departments, no performance setting. Privacy and performance are separate tables so that
 nobody can speed a run up into a weaker guarantee.
@@ -108,6 +108,28 @@ class PrivacySettings(StrictSection):
         return self.mode != "off"
 
 
+class SecaggSettings(StrictSection):
+    """``[secagg]``: how departments' vectors are added up.
+
+    "sealed" (one large and one small exchange a round) and "strict" (one small exchange more, more
+    departments may drop out) show the coordinator sums alone; "clear" shows it every vector. Where
+    nothing is said, "sealed"; only a simulation of fewer than three departments falls back to "clear", and says so.
+    In a federation the roster, signed by its governance, has the last word: it may demand "strict".
+
+    ``update_range`` bounds every element of an update (what lies outside is clipped) and ``max_size``
+    every declared size: the tighter they are, the finer the grid that sums are rounded to.
+    """
+
+    mode: Literal["sealed", "strict", "clear"] | None = None
+    update_range: Annotated[float, Field(ge=1e-6, le=1e6)] = 8.0
+    max_size: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
+
+    @property
+    def clear(self) -> bool:
+        """Whether every vector is shown to the coordinator; where nothing was said, it is not."""
+        return self.mode == "clear"
+
+
 class StrategySettings(StrictSection):
     """``[strategy]``: how departments' updates become the next global model.
 
@@ -159,6 +181,7 @@ class RunSettings(StrictSection):
     data: DataSettings
     training: TrainingSettings = TrainingSettings()
     privacy: PrivacySettings
+    secagg: SecaggSettings = SecaggSettings()
     strategy: StrategySettings = StrategySettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     publish: PublishSettings = PublishSettings()
@@ -169,6 +192,12 @@ class RunSettings(StrictSection):
     def _privacy_word(cls, value: Any) -> Any:
         """Accept ``privacy = "off"`` for ``[privacy] mode = "off"``."""
         return {"mode": value} if isinstance(value, str) else value
+
+    @field_validator("secagg", mode="before")
+    @classmethod
+    def _secagg_word(cls, value: Any) -> Any:
+        """Accept ``secagg = "off"`` for ``[secagg] mode = "clear"``, and any other mode as one word."""
+        return {"mode": "clear" if value == "off" else value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

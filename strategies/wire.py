@@ -1,27 +1,26 @@
 """What is in a message.
 
 Server to department: an :class:`Instruction` (the spec, the round, the global model).
-Department to server: a status code from a fixed list and, where it is ``ok``, ONE float32
-vector whose lanes are the weighted update, the weight and the validation metrics. Nothing
-else leaves a department: no metric, count, loss or error text outside the vector.
+Department to server: a status code from a fixed list and, where it is ``ok``, ONE vector whose
+lanes are the weighted update, the weight and the validation metrics (:mod:`strategies.lanes`).
+It leaves sealed, inside a message of :mod:`secagg`; only simulations, and departments that say so,
+send it as clear float32. Nothing else leaves a department: no metric, count, loss or error text
+outside the vector. The other messages of sealed sums travel as a :class:`SealedStep`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from strategies.errors import MessageError
+from strategies.lanes import FloatVector, Layout
 from strategies.status import Status
 
-VERSION = 1
-FloatVector = npt.NDArray[np.float32]
-MAX_WEIGHT = 1e12  # the largest size a department may declare
+VERSION = 2
+STEP = "sealed-step"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +28,7 @@ class Instruction:
     """One round's request to a department.
 
     ``model`` and ``control`` (SCAFFOLD's server variate) are float32 vectors of shape (P,).
+    ``opening`` opens the round under sealed sums (:class:`secagg.messages.Open`); None in clear.
     """
 
     run: str
@@ -38,6 +38,7 @@ class Instruction:
     evaluate: bool
     model: FloatVector
     control: FloatVector | None = None
+    opening: bytes | None = None
 
     def to_record(self) -> RecordDict:
         """As a Flower record.
@@ -56,6 +57,8 @@ class Instruction:
         }
         if self.control is not None:
             config["control"] = to_bytes(self.control)
+        if self.opening is not None:
+            config["opening"] = self.opening
         return RecordDict({"instruction": ConfigRecord(dict(config))})
 
     @classmethod
@@ -63,8 +66,7 @@ class Instruction:
         """From a Flower record; raises :class:`MessageError` on anything unexpected."""
         try:
             config = record.config_records["instruction"]
-            if type(config["version"]) is not int or config["version"] != VERSION:
-                raise MessageError(f"version = {config['version']!r}: this installation speaks {VERSION}")
+            _check_version(config["version"])
             run, number, spec = config["run"], config["round"], config["spec"]
             train, evaluate = config["train"], config["evaluate"]
         except KeyError as error:
@@ -75,7 +77,9 @@ class Instruction:
             raise MessageError("instruction: round must be a whole number from 1")
         if not (isinstance(train, bool) and isinstance(evaluate, bool)):
             raise MessageError("instruction: train and evaluate must be true or false")
-        control = config.get("control")
+        control, opening = config.get("control"), config.get("opening")
+        if opening is not None and not isinstance(opening, bytes):
+            raise MessageError("instruction: opening must be bytes")
         return cls(
             run=run,
             round=number,
@@ -84,106 +88,77 @@ class Instruction:
             evaluate=evaluate,
             model=from_bytes(config.get("model"), "model"),
             control=None if control is None else from_bytes(control, "control"),
+            opening=opening,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Total:
-    """The departments' vectors added up, lane by lane, in float64.
+class SealedStep:
+    """One step of the protocol of sealed sums besides training: set-up, confirmation, unmasking.
 
-    ``update`` (P,) is the sum of weight times update, ``control`` (P,) the sum of control
-    updates or None, ``weight`` the sum of weights, ``metrics`` (L,) the summed metric lanes.
+    ``message`` is of :mod:`secagg.messages`; it says itself which step it is.
     """
 
-    update: npt.NDArray[np.float64]
-    weight: float
-    control: npt.NDArray[np.float64] | None
-    metrics: npt.NDArray[np.float64]
+    run: str
+    spec: str
+    message: bytes
 
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Where each lane lies: update, control (SCAFFOLD only), weight, metrics."""
-
-    parameters: int
-    control: bool
-    metrics: tuple[str, ...]
-
-    @property
-    def size(self) -> int:
-        """Length of the vector."""
-        return self.parameters * (2 if self.control else 1) + 1 + len(self.metrics)
-
-    def pack(
-        self,
-        *,
-        update: FloatVector,
-        weight: float,
-        control: FloatVector | None,
-        metrics: npt.NDArray[np.float64],
-    ) -> FloatVector:
-        """One vector from a department's unweighted update and its other lanes.
-
-        Raises :class:`MessageError` if a lane has another length than agreed, or if any
-        value is not finite: such a vector is never sent.
-        """
-        if (control is not None) != self.control:
-            raise MessageError("control: to be given if, and only if, the strategy has control variates")
-        lanes: dict[str, tuple[npt.NDArray[Any], int]] = {
-            "update": (update, self.parameters),
-            "metrics": (metrics, len(self.metrics)),
+    def to_record(self) -> RecordDict:
+        """As a Flower record."""
+        config: dict[str, int | str | bytes] = {
+            "version": VERSION,
+            "run": self.run,
+            "spec": self.spec,
+            "message": self.message,
         }
-        if control is not None:
-            lanes["control"] = (control, self.parameters)
-        for name, (lane, length) in lanes.items():
-            if lane.shape != (length,):
-                raise MessageError(f"{name}: of shape {lane.shape}, agreed was ({length},)")
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-            parts = [np.asarray(update, np.float64) * weight]
-            if control is not None:
-                parts.append(np.asarray(control, np.float64))
-            parts += [np.array([weight]), np.asarray(metrics, np.float64)]
-            vector = np.concatenate(parts).astype(np.float32)
-        self.check(vector)
-        return vector
+        return RecordDict({STEP: ConfigRecord(dict(config))})
 
-    def check(self, vector: FloatVector) -> None:
-        """Raise :class:`MessageError` unless ``vector`` is finite float32 of this layout, with a weight."""
-        if vector.dtype != np.float32 or vector.shape != (self.size,):
-            raise MessageError(
-                f"vector: {vector.dtype} of shape {vector.shape}, agreed was float32 of shape ({self.size},)"
-            )
-        if not np.isfinite(vector).all():
-            raise MessageError("vector: holds NaN or infinite values")
-        weight = float(vector[self.parameters * (2 if self.control else 1)])
-        if not 0 < weight <= MAX_WEIGHT:
-            raise MessageError(f"vector: its weight lane must be above 0 and at most {MAX_WEIGHT:g}")
-
-    def total(self, vectors: Sequence[FloatVector]) -> Total:
-        """Sum checked vectors lane by lane, in the order given."""
-        summed = np.zeros(self.size, np.float64)
-        for vector in vectors:
-            summed += vector
-        p = self.parameters
-        offset = 2 * p if self.control else p
-        return Total(
-            update=summed[:p],
-            control=summed[p:offset] if self.control else None,
-            weight=float(summed[offset]),
-            metrics=summed[offset + 1 :],
-        )
+    @classmethod
+    def from_record(cls, record: RecordDict) -> SealedStep:
+        """From a Flower record; raises :class:`MessageError` on anything unexpected."""
+        try:
+            config = record.config_records[STEP]
+            _check_version(config["version"])
+            run, spec, message = config["run"], config["spec"], config["message"]
+        except KeyError as error:
+            raise MessageError(f"{STEP}: {error.args[0]} is missing") from None
+        if not (isinstance(run, str) and isinstance(spec, str) and isinstance(message, bytes)):
+            raise MessageError(f"{STEP}: run and spec must be text, message bytes")
+        return cls(run=run, spec=spec, message=message)
 
 
-def answer(status: Status, vector: FloatVector | None = None) -> RecordDict:
-    """A department's whole reply."""
+def asked(record: RecordDict) -> Instruction | SealedStep:
+    """What the server asks for; raises :class:`MessageError` on anything unexpected."""
+    return SealedStep.from_record(record) if STEP in record.config_records else Instruction.from_record(record)
+
+
+def answer(status: Status, vector: FloatVector | None = None, *, sealed: bytes | None = None) -> RecordDict:
+    """A department's whole reply: a status, and a clear vector or a message of sealed sums."""
     config: dict[str, int | str | bytes] = {"version": VERSION, "code": str(status)}
     if status is Status.OK and vector is not None:
         config["vector"] = to_bytes(vector)
+    if status is Status.OK and sealed is not None:
+        config["sealed"] = sealed
     return RecordDict({"answer": ConfigRecord(dict(config))})
 
 
 def read_answer(message: Message, layout: Layout) -> FloatVector:
-    """The vector in a reply; raises :class:`MessageError` with the reason to leave it out."""
+    """The clear vector in a reply; raises :class:`MessageError` with the reason to leave it out."""
+    vector = from_bytes(_ok(message).get("vector"), "vector")
+    layout.check(vector)
+    return vector
+
+
+def read_sealed(message: Message) -> bytes:
+    """The message of sealed sums in a reply; raises :class:`MessageError` with the reason to leave it out."""
+    sealed = _ok(message).get("sealed")
+    if not isinstance(sealed, bytes):
+        raise MessageError("sealed: missing, or not bytes")
+    return sealed
+
+
+def _ok(message: Message) -> ConfigRecord:
+    """A reply's record if its status is ok; raises :class:`MessageError` with the status otherwise."""
     if message.has_error():
         raise MessageError(f"flower-error-{message.error.code}")
     config = message.content.config_records.get("answer", ConfigRecord())
@@ -195,9 +170,13 @@ def read_answer(message: Message, layout: Layout) -> FloatVector:
         raise MessageError("malformed reply: unknown status")
     if code != Status.OK:
         raise MessageError(code)
-    vector = from_bytes(config.get("vector"), "vector")
-    layout.check(vector)
-    return vector
+    return config
+
+
+def _check_version(version: object) -> None:
+    """Refuse another version than ours."""
+    if type(version) is not int or version != VERSION:
+        raise MessageError(f"version = {version!r}: this installation speaks {VERSION}")
 
 
 def to_bytes(vector: FloatVector) -> bytes:

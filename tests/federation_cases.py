@@ -15,14 +15,15 @@ from flwr.serverapp import Grid
 
 from client.data import DepartmentData, Split
 from client.state import MemoryJournal
-from client.train import Site
+from client.train import Site, carry_out
 from privacy.noise import SecureRandom
 from strategies.agreement import resolve
 from strategies.flower import assume_identity
+from strategies.lanes import FloatVector
 from strategies.runfile import parse
 from strategies.settings import RunSettings
 from strategies.status import Status
-from strategies.wire import FloatVector, Instruction, answer
+from strategies.wire import Instruction, answer, from_bytes
 
 torch.set_num_threads(1)  # threads only get in each other's way on problems of this size
 
@@ -37,6 +38,7 @@ TOY: dict[str, Any] = {
     },
     "training": {"rounds": 3, "local_steps": 2, "sampling_rate": 0.5, "learning_rate": 0.5},
     "privacy": {"mode": "off"},
+    "secagg": {"mode": "clear"},
 }
 PRIVATE = {"mode": "local", "noise_multiplier": 1.0, "metric_noise": 3.0, "metrics": "dp"}
 
@@ -95,6 +97,11 @@ def site(data: DepartmentData | None = None, **changes: Any) -> Site:
         "simulated": True,
     }
     return Site(**(defaults | changes))
+
+
+def clear_vector(instruction: Instruction, machine: Site) -> FloatVector:
+    """The vector with which a machine answers a run in clear."""
+    return from_bytes(carry_out(instruction, machine).config_records["answer"]["vector"], "vector")
 
 
 def ask(instruction: Instruction, *, node: int = 1) -> Message:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from federation_cases import PRIVATE, ask, department, document, settings_of, site
+from federation_cases import PRIVATE, ask, clear_vector, department, document, settings_of, site
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ from client.errors import ConfigError, RefusalError
 from client.plain import PlainTrainer
 from client.site import site_for
 from client.state import DiskJournal
-from client.train import Site, carry_out, measure
+from client.train import Site, measure
 from models import errors as model_errors
 from models.inputs import errors as data_errors
 from models.vector import load_vector, to_vector
@@ -52,7 +52,7 @@ def asking(settings: RunSettings, **changes: Any) -> Instruction:
 
 def refused(instruction: Instruction, own: Site) -> Status:
     with pytest.raises(RefusalError) as caught:
-        carry_out(instruction, own)
+        clear_vector(instruction, own)
     return caught.value.status
 
 
@@ -62,23 +62,23 @@ PLAIN_METRICS = settings_of(privacy={**PRIVATE, "metrics": "plain", "metric_nois
 
 def test_a_real_department_wants_privacy_unless_it_said_otherwise(tmp_path: Path) -> None:
     def real(**changes: Any) -> Site:
-        return site(simulated=False, journal=DiskJournal(tmp_path), **changes)
+        return site(simulated=False, allow_clear=True, journal=DiskJournal(tmp_path), **changes)
 
     assert refused(asking(OFF), real()) is Status.REFUSED_BY_POLICY
     assert refused(asking(PLAIN_METRICS), real()) is Status.REFUSED_BY_POLICY
     assert refused(asking(PLAIN_METRICS), real(allow_without_privacy=True)) is Status.REFUSED_BY_POLICY
     assert not list(tmp_path.iterdir())  # a refusal leaves no trace of a round
-    carry_out(asking(LOCAL), real())
-    carry_out(asking(OFF, run="run-2", spec=write_spec(OFF, run="run-2")), real(allow_without_privacy=True))
+    clear_vector(asking(LOCAL), real())
+    clear_vector(asking(OFF, run="run-2", spec=write_spec(OFF, run="run-2")), real(allow_without_privacy=True))
 
 
 def test_no_more_rounds_than_planned_and_one_measurement_after_them(tmp_path: Path) -> None:
-    own = site(journal=DiskJournal(tmp_path), simulated=False)
+    own = site(journal=DiskJournal(tmp_path), simulated=False, allow_clear=True)
     last = LOCAL.training.rounds
     assert refused(asking(LOCAL, round=last + 1), own) is Status.REFUSED_BY_POLICY
     assert refused(asking(LOCAL, round=last + 2, train=False), own) is Status.REFUSED_BY_POLICY
-    carry_out(asking(LOCAL, round=last), own)
-    carry_out(asking(LOCAL, round=last + 1, train=False), own)
+    clear_vector(asking(LOCAL, round=last), own)
+    clear_vector(asking(LOCAL, round=last + 1, train=False), own)
     assert refused(asking(LOCAL, round=last + 1, train=False), own) is Status.ROUND_ALREADY_ANSWERED
 
 
@@ -90,9 +90,9 @@ def test_a_spec_of_another_run_is_refused() -> None:
 def test_a_model_of_another_size_is_refused_before_the_round_is_recorded(tmp_path: Path, size: int) -> None:
     own = site(journal=DiskJournal(tmp_path))
     with pytest.raises(model_errors.SignatureMismatch):
-        carry_out(asking(OFF, model=np.zeros(size, np.float32)), own)
+        clear_vector(asking(OFF, model=np.zeros(size, np.float32)), own)
     with pytest.raises(model_errors.SignatureMismatch):
-        carry_out(asking(OFF, model=np.full(6, np.nan, np.float32)), own)
+        clear_vector(asking(OFF, model=np.full(6, np.nan, np.float32)), own)
     assert not list(tmp_path.iterdir())
 
 
@@ -117,7 +117,7 @@ def test_a_round_is_what_the_trainers_do_by_hand(private: bool, strategy: str) -
     received = to_vector(model)
     server = np.linspace(-0.1, 0.1, len(received), dtype=np.float32)
     control = server if strategy == "scaffold" else None
-    total = layout.total([carry_out(asking(settings, control=control), site(own))])
+    total = layout.total([clear_vector(asking(settings, control=control), site(own))])
 
     plan = plan_for(settings, declared_size=own.declared_size)
     corrections: dict[str, Any] = {
@@ -161,7 +161,7 @@ def pieces(vector: torch.Tensor, parameters: Any) -> list[torch.Tensor]:
 
 
 def test_privacy_changes_what_leaves() -> None:
-    plain, noised = (carry_out(asking(settings), site()) for settings in (OFF, LOCAL))
+    plain, noised = (clear_vector(asking(settings), site()) for settings in (OFF, LOCAL))
     assert plain.shape == noised.shape
     assert np.abs(plain[:6] - noised[:6]).max() > 0.1
     whole = plain[7:]
@@ -173,15 +173,15 @@ def test_weights_are_declared_or_uniform_but_never_counted() -> None:
     own = department("north", 40)
     lying = DepartmentData(name="north", train=own.train, validation=own.validation, declared_size=1234, records=40)
     uniform = settings_of(strategy={"weights": "uniform"})
-    assert carry_out(asking(OFF), site(lying))[6] == 1234
-    assert carry_out(asking(uniform), site(lying))[6] == 1
+    assert clear_vector(asking(OFF), site(lying))[6] == 1234
+    assert clear_vector(asking(uniform), site(lying))[6] == 1
 
 
 def test_no_metric_leaves_unless_asked() -> None:
     quiet = settings_of(privacy={"metrics": "off"})
-    assert carry_out(asking(quiet), site()).shape == (7,)
-    assert not carry_out(asking(OFF, evaluate=False), site())[7:].any()
-    measured_only = carry_out(asking(OFF, train=False), site())
+    assert clear_vector(asking(quiet), site()).shape == (7,)
+    assert not clear_vector(asking(OFF, evaluate=False), site())[7:].any()
+    measured_only = clear_vector(asking(OFF, train=False), site())
     assert not measured_only[:6].any()
     assert measured_only[7] == 10  # a quarter of forty records
 
@@ -269,7 +269,8 @@ def enrolled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = config.directory()
     toy_csv(folder / "toy.csv", 60)
     (folder / "client.toml").write_text(
-        'name = "north"\nserver = "localhost:9092"\n[dataset.toy]\npath = "toy.csv"\ndeclared_size = 50\n'
+        'name = "north"\nserver = "localhost:9092"\n[sealing]\nallow_clear = true\n'
+        '[dataset.toy]\npath = "toy.csv"\ndeclared_size = 50\n'
     )
     sites._load.cache_clear()
     return folder
@@ -285,7 +286,7 @@ def test_an_enrolled_machine_maps_the_name_to_its_own_file(enrolled: Path) -> No
     assert not own.allow_without_privacy
     assert own.random("train/1").private
     assert own.random("x") is not own.random("x")
-    carry_out(Instruction.from_record(asking(modest).to_record()), own)
+    clear_vector(Instruction.from_record(asking(modest).to_record()), own)
     assert (enrolled / "runs" / "run-1.json").exists()
 
 
@@ -352,6 +353,6 @@ def test_one_warm_model_serves_round_after_round() -> None:
         own = site(gradients=method)
         received = asking(LOCAL).model
         for number in (1, 2, 3):
-            vector = carry_out(asking(LOCAL, round=number, model=received), own)
+            vector = clear_vector(asking(LOCAL, round=number, model=received), own)
             received = (received + vector[:6] / vector[6]).astype(np.float32)
         load_vector(model_of(LOCAL, seed=0), received)

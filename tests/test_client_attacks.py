@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from federation_cases import PRIVATE, department, settings_of, site
+from federation_cases import PRIVATE, clear_vector, department, settings_of, site
 from flwr.app import Context, RecordDict
 
 from client import config, node
@@ -19,7 +19,7 @@ from client.data import DatasetEntry, load
 from client.errors import RefusalError
 from client.site import site_for
 from client.state import DiskJournal
-from client.train import Site, carry_out
+from client.train import Site
 from models.inputs.errors import DataError
 from models.vector import to_vector
 from privacy import dpsgd
@@ -43,7 +43,7 @@ def asking(settings: RunSettings, number: int = 1) -> Instruction:
 
 
 def real(own: Site) -> Site:
-    return replace(own, simulated=False, max_epsilon=1e3, max_delta=1e-3)
+    return replace(own, simulated=False, allow_clear=True, max_epsilon=1e3, max_delta=1e-3)
 
 
 def test_metrics_without_noise_are_not_to_be_had() -> None:
@@ -51,7 +51,7 @@ def test_metrics_without_noise_are_not_to_be_had() -> None:
     settings = settings_of(privacy=PRIVATE)
     quiet = settings.model_copy(update={"privacy": settings.privacy.model_copy(update={"metric_noise": None})})
     with pytest.raises((RefusalError, SettingsError), match="metric_noise"):
-        carry_out(asking(quiet), real(site(department("north"))))
+        clear_vector(asking(quiet), real(site(department("north"))))
 
 
 @pytest.fixture
@@ -62,7 +62,8 @@ def enrolled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = "".join(f"{(i % 9) / 10},{(i % 7) / 10},{i % 2},{'abcd'[i % 4]}\n" for i in range(40))
     (tmp_path / "data.csv").write_text("a,b,y,town\n" + rows)
     (tmp_path / "client" / config.FILE).write_text(
-        f'name = "north"\nserver = "h:1"\n[dataset.toy]\npath = {json.dumps(str(tmp_path / "data.csv"))}\n'
+        'name = "north"\nserver = "h:1"\n[sealing]\nallow_clear = true\n'
+        f'[dataset.toy]\npath = {json.dumps(str(tmp_path / "data.csv"))}\n'
         "declared_size = 40\nmax_epsilon = 1000\nmax_delta = 1e-3\n"
     )
     sites._load.cache_clear()
@@ -80,7 +81,7 @@ def private(**data: Any) -> RunSettings:
 def test_one_description_after_another_is_no_oracle(enrolled: Path) -> None:
     """Each description is a question about the data: only the first is heard, and those that were approved."""
     first = private()
-    assert carry_out(asking(first), site_for(write_spec(first, run="run-1"), context())).size
+    assert clear_vector(asking(first), site_for(write_spec(first, run="run-1"), context())).size
     probe = private(label="a", classes=["0.1", "0.2"], columns={"b": {"bounds": [0, 1]}})
     with pytest.raises(RefusalError, match="described otherwise") as caught:
         site_for(write_spec(probe, run="run-2"), context())
@@ -96,9 +97,9 @@ def test_a_question_that_the_data_refuse_has_cost_a_round(enrolled: Path) -> Non
     wrong = private(label="town")
     own = site_for(write_spec(wrong, run="run-1"), context())
     with pytest.raises(DataError):
-        carry_out(asking(wrong), own)
+        clear_vector(asking(wrong), own)
     with pytest.raises(RefusalError) as caught:
-        carry_out(asking(wrong), own)
+        clear_vector(asking(wrong), own)
     assert caught.value.status is Status.ROUND_ALREADY_ANSWERED
 
 
@@ -172,6 +173,6 @@ def test_the_exactness_check_never_looks_at_records(monkeypatch: pytest.MonkeyPa
     check = dpsgd.check_exact
     monkeypatch.setattr(dpsgd, "check_exact", lambda m, x, y: (seen.append(x.clone()), check(m, x, y))[1])
     for seed in (1, 2):
-        carry_out(asking(private()), site(department("north", seed=seed)))
+        clear_vector(asking(private()), site(department("north", seed=seed)))
     assert seen
     assert all(torch.equal(seen[0], other) for other in seen)

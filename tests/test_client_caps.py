@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from federation_cases import department, settings_of, site
+from federation_cases import clear_vector, department, settings_of, site
 
 from client.errors import RefusalError
-from client.train import Site, carry_out, check_caps
+from client.train import Site, check_caps
 from models.vector import to_vector
 from privacy.accounting import epsilon, quick_epsilon
 from strategies.agreement import model_of, plan_for, write_spec
@@ -19,7 +19,7 @@ PRIVATE = settings_of(privacy={"mode": "local", "noise_multiplier": 2.0, "metric
 
 
 def capped(**changes: object) -> Site:
-    return replace(site(department("north")), simulated=False, **changes)  # type: ignore[arg-type]  # caps by name
+    return replace(site(department("north")), simulated=False, allow_clear=True, **changes)  # type: ignore[arg-type]  # caps by name
 
 
 def instruction() -> Instruction:
@@ -36,14 +36,14 @@ def instruction() -> Instruction:
 def test_a_run_within_the_caps_is_answered() -> None:
     plan = plan_for(PRIVATE, declared_size=100)
     assert plan is not None
-    assert carry_out(instruction(), capped(max_epsilon=quick_epsilon(plan), max_delta=plan.delta)).size
+    assert clear_vector(instruction(), capped(max_epsilon=quick_epsilon(plan), max_delta=plan.delta)).size
 
 
 @pytest.mark.parametrize("caps", [{"max_epsilon": 0.5}, {"max_delta": 1e-9}])
 def test_a_run_beyond_a_cap_is_refused_and_not_recorded(caps: dict[str, float]) -> None:
     own = capped(**caps)
     with pytest.raises(RefusalError, match=next(iter(caps))) as caught:
-        carry_out(instruction(), own)
+        clear_vector(instruction(), own)
     assert caught.value.status is Status.REFUSED_BY_POLICY
 
 

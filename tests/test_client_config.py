@@ -1,17 +1,14 @@
-"""A machine's own files: client.toml, the split key, enrolment, and the commands that write them."""
+"""A machine's own files: client.toml, the split key, and the commands that write them."""
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import stat
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 from federation_cases import document, toy_csv
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,11 +16,9 @@ from typer.testing import CliRunner
 
 from client import config
 from client.cli import app
-from client.config import DatasetSettings, add_dataset, load_settings, split_key
-from client.enrol import enrol, fingerprint
+from client.config import DatasetSettings, SealingSettings, add_dataset, load_settings, split_key
 from client.errors import ConfigError
 from client.site import dataset_entry
-from server.pki import ensure
 
 FIRST = b'name = "north"\nserver = "fl.example.org:9092"\n'
 
@@ -35,16 +30,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return config.directory()
 
 
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A coordinator's certificate."""
-    return ensure(tmp_path_factory.mktemp("pki"), ["fl.example.org"]).authority
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, 'make one with "confide client init"'),
+        (None, 'make one with "confide client enrol"'),
         ('name = "north"', "server: missing"),
         ('name = "north"\nserver = "nowhere"', "server"),
         ('name = "north"\nserver = "host:0"', "the port must lie in 1 to 65535"),
@@ -66,6 +55,9 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
             'name = "north"\nserver = "host:1"\n[dataset.a]\npath = "x"\ndeclared_size = 9\nvalidation = 0.9',
             "dataset.a.validation = 0.9",
         ),
+        ('name = "north"\nserver = "host:1"\n[sealing]\nmin_cohort = 2', "sealing.min_cohort = 2"),
+        ('name = "north"\nserver = "host:1"\n[sealing]\nmin_honest = 4', "did you mean min_honest_sum?"),
+        ('name = "north"\nserver = "host:1"\n[sealing]\nallow_clear = "yes"', "sealing.allow_clear"),
         ("name = ", "not valid TOML"),
     ],
 )
@@ -87,6 +79,9 @@ def test_paths_are_relative_to_the_file(folder: Path) -> None:
     assert settings.dataset["a"].labels_path == "/l"
     assert settings.dataset["b"].path == "sklearn:iris"
     assert settings.private_key == str(folder / "node.key")
+    assert settings.identity_key == str(folder / "identity.key")
+    assert settings.governance == str(folder / "governance.pub")
+    assert settings.sealing == SealingSettings(min_cohort=3, allow_clear=False)
     assert dataset_entry(settings, "c") is None
 
 
@@ -130,67 +125,6 @@ def test_the_split_key_is_made_once(folder: Path) -> None:
         split_key()
 
 
-def test_enrolling_makes_a_key_and_tells_its_fingerprint(folder: Path, ca: Path) -> None:
-    result = enrol(folder, name="north", server="fl.example.org:9092", ca=ca)
-    assert sorted(path.name for path in folder.iterdir()) == ["ca.pem", "client.toml", "node.key", "node.pub"]
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-    assert modes["node.key"] == modes["client.toml"] == 0o600
-    private: Any = serialization.load_ssh_private_key((folder / "node.key").read_bytes(), None)
-    public: Any = serialization.load_ssh_public_key((folder / "node.pub").read_bytes())
-    assert public == private.public_key()
-    assert result["fingerprint"] == fingerprint(public)
-    groups = result["fingerprint"].split(" ")
-    assert [len(group) for group in groups] == [4] * 8
-    assert load_settings().server == "fl.example.org:9092"
-    assert (folder / "ca.pem").read_bytes() == ca.read_bytes()
-
-
-def test_enrolling_twice_keeps_the_first_key(folder: Path, ca: Path) -> None:
-    enrol(folder, name="north", server="host:1", ca=ca)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for removed in (None, "client.toml"):
-        if removed:
-            (folder / removed).unlink()
-            del before[removed]
-        with pytest.raises(ConfigError, match="exists already"):
-            enrol(folder, name="north", server="host:1", ca=ca)
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"name": "../north"}, "name"),
-        ({"server": "fl.example.org"}, "server"),
-        ({"ca": Path("absent.pem")}, "ask the platform team"),
-        ({"ca": Path(__file__)}, "not a PEM certificate"),
-    ],
-)
-def test_enrolling_with_a_mistake_makes_nothing(folder: Path, ca: Path, change: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        enrol(folder, **({"name": "north", "server": "host:1", "ca": ca} | change))
-    assert list(folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("failing", range(4))
-def test_enrolling_on_a_full_disk_makes_nothing(
-    folder: Path, ca: Path, monkeypatch: pytest.MonkeyPatch, failing: int
-) -> None:
-    replace, calls = os.replace, iter(range(10))
-
-    def full(source: Any, target: Any) -> None:
-        if next(calls) == failing:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        replace(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
-        with pytest.raises(ConfigError, match="No space left"):
-            enrol(folder, name="north", server="host:1", ca=ca)
-    assert list(folder.iterdir()) == []
-    enrol(folder, name="north", server="host:1", ca=ca)
-
-
 # --- commands ---------------------------------------------------------------------------------------
 
 
@@ -198,11 +132,8 @@ def command(*arguments: str) -> Any:
     return CliRunner().invoke(app, list(arguments))
 
 
-def test_init_add_list_and_check(folder: Path, ca: Path, tmp_path: Path) -> None:
-    made = command("init", "--name", "north", "--server", "host:1", "--ca", str(ca), "--json")
-    assert made.exit_code == 0
-    assert set(json.loads(made.stdout)) == {"config", "public_key", "fingerprint"}
-
+def test_add_list_and_check(folder: Path, tmp_path: Path) -> None:
+    (folder / "client.toml").write_bytes(FIRST)
     data = toy_csv(tmp_path / "toy.csv", 50)
     added = command("dataset", "add", "toy", str(data), "--declared-size", "60", "--json")
     assert json.loads(added.stdout) == {"dataset": "toy", "path": str(data), "declared_size": 60}

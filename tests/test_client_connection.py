@@ -11,12 +11,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pki_cases import ensure
 
 from client import runner
 from client.config import ClientSettings
 from client.errors import ConfigError, NotTrustedError
 from server import pki as pki_module
-from server.pki import Pki, ensure
+from server.pki import Pki
 
 
 @contextmanager
@@ -92,7 +93,7 @@ def expire(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
             return real - timedelta(days=2)
 
     monkeypatch.setattr(pki_module, "datetime", Past)
-    pki_module._make_server(pki, ["127.0.0.1"])
+    pki_module._make_server(pki, ["127.0.0.1"], pki)
 
 
 def test_expired_root_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,9 @@ import typer
 from pydantic import BaseModel
 
 import confide
-from client.config import ClientSettings, DatasetSettings
+from client.config import ClientSettings, DatasetSettings, SealingSettings
 from models.zoo import MODELS, hyperparameters
+from server.federation import FederationSettings
 from strategies.settings import RunSettings
 
 ROOT = Path(__file__).parents[1]
@@ -326,11 +327,17 @@ def test_every_model_is_documented_with_its_defaults(model: str) -> None:
         assert f"`{name} = {shown}`" in row[1], f"{model}: {name} = {shown}"
 
 
-@pytest.mark.parametrize("settings", [ClientSettings, DatasetSettings])
+def test_every_key_of_federation_toml_is_documented() -> None:
+    paper = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    missing = [key for key in FederationSettings.model_fields if f"| `{key}` |" not in paper]
+    assert not missing
+
+
+@pytest.mark.parametrize("settings", [ClientSettings, SealingSettings, DatasetSettings])
 def test_every_key_of_client_toml_is_documented(settings: type[BaseModel]) -> None:
     paper = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     for key in settings.model_fields:
-        assert f"| `{key}` |" in paper or key == "dataset", f"docs/operations.md lacks {key}"
+        assert f"| `{key}` |" in paper or key in {"sealing", "dataset"}, f"docs/operations.md lacks {key}"
 
 
 def test_every_dependency_is_justified() -> None:

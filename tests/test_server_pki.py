@@ -1,4 +1,4 @@
-"""The coordinator's certificates."""
+"""The federation's authority and the coordinator's certificates."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
+from pki_cases import ensure
 
 from server import pki
 from server.errors import PkiError
-from server.pki import Pki, ensure
+from server.pki import Pki, carried, issue
 
 
 def certificate(path: Path) -> x509.Certificate:
@@ -107,3 +108,63 @@ def test_a_lost_authority_key_is_not_silently_replaced(tmp_path: Path) -> None:
 def test_a_host_that_cannot_be_certified_is_explained(tmp_path: Path, host: str) -> None:
     with pytest.raises(PkiError):
         ensure(tmp_path, [host])
+
+
+def test_an_authority_elsewhere_signs_and_its_key_stays_there(tmp_path: Path) -> None:
+    authority = ensure(tmp_path / "federation", ["unused"]).directory
+    made = issue(tmp_path / "server", ["fl.example.org"], authority=authority)
+    accepted(made, x509.DNSName("fl.example.org"))
+    assert sorted(path.name for path in made.directory.iterdir()) == ["ca.pem", "server.key", "server.pem"]
+
+
+def test_another_federations_certificates_are_replaced(tmp_path: Path) -> None:
+    old, new = (ensure(tmp_path / name, ["unused"]).directory for name in ("old", "new"))
+    issue(tmp_path / "server", ["localhost"], authority=old)
+    made = issue(tmp_path / "server", ["localhost"], authority=new)
+    assert made.authority.read_bytes() == (new / "ca.pem").read_bytes()
+    accepted(made, x509.DNSName("localhost"))
+
+
+def test_carried_certificates_are_used_as_they_are(tmp_path: Path) -> None:
+    made = ensure(tmp_path, ["fl.example.org", "127.0.0.1"])
+    made.authority_key.unlink()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert carried(tmp_path, ["fl.example.org", "127.0.0.1"]) == made
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("nothing", "no ca.pem, server.pem, server.key"),
+        ("no key", "no server.key"),
+        ("another name", "does not name other.example.org"),
+        ("expired", "expires on "),
+        ("another authority", "not signed by the authority in ca.pem"),
+        ("another key", "not of the key in server.key"),
+        ("damaged", "cannot be made or read"),
+    ],
+)
+def test_what_was_not_carried_over_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, said: str
+) -> None:
+    folder, host = tmp_path / "server", "fl.example.org"
+    if damage == "expired":
+        monkeypatch.setattr(pki, "SERVER_DAYS", 0)
+    if damage != "nothing":
+        made = ensure(folder, [host])
+    if damage == "no key":
+        made.key.unlink()
+    elif damage == "another name":
+        host = "other.example.org"
+    elif damage == "another authority":
+        made.authority.write_bytes(ensure(tmp_path / "other", [host]).authority.read_bytes())
+    elif damage == "another key":
+        made.key.write_bytes(ensure(tmp_path / "other", [host]).key.read_bytes())
+    elif damage == "damaged":
+        made.certificate.write_text("damaged")
+    with pytest.raises(PkiError) as caught:
+        carried(folder, [host])
+    assert said in str(caught.value)
+    if damage != "damaged":
+        assert "confide federation certificate" in str(caught.value)

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from server.errors import RunError
 from server.runs import NAME, RunDirectory, find, new_name
-from strategies.rounds import RunState
+from strategies.state import RunState
 
 
 def made(path: Path, **settings: Any) -> RunDirectory:

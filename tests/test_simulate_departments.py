@@ -99,7 +99,7 @@ def test_each_department_has_a_stream_of_its_own(tmp_path: Path) -> None:
     made = bench(settings)
 
     def drawn(own: RunSettings) -> set[float]:
-        machines = sites(own, made.departments)
+        machines = sites(own, made.departments, {})
         return {
             float(machine.random(purpose).uniform(1)[0])
             for machine in machines.values()
@@ -109,8 +109,8 @@ def test_each_department_has_a_stream_of_its_own(tmp_path: Path) -> None:
     assert len(drawn(seeded)) == 6
     assert drawn(seeded) == drawn(seeded)
     assert not drawn(settings) & drawn(settings)
-    assert all(site.random("x").private for site in sites(settings, made.departments).values())
-    assert not any(site.random("x").private for site in sites(seeded, made.departments).values())
+    assert all(site.random("x").private for site in sites(settings, made.departments, {}).values())
+    assert not any(site.random("x").private for site in sites(seeded, made.departments, {}).values())
 
 
 Change = Callable[[Path], None]

@@ -17,10 +17,13 @@ from models.vector import to_vector
 from strategies import exchange as leg
 from strategies.agreement import layout_of, model_of, task_of, write_spec
 from strategies.errors import RunFailedError, RunStoppedError
-from strategies.rounds import RoundReport, Rounds, RunState, quorum
+from strategies.lanes import FloatVector
+from strategies.rounds import RoundReport, Rounds, quorum
 from strategies.settings import RunSettings, StrategySettings
+from strategies.state import RunState
 from strategies.status import Status
-from strategies.wire import FloatVector, Instruction, answer
+from strategies.sums import ClearSums
+from strategies.wire import Instruction, answer
 
 SIZE = 6  # logistic regression of two inputs and two classes
 
@@ -42,6 +45,9 @@ class Notes:
     asked: list[tuple[int, tuple[str, ...], dict[str, int]]] = field(default_factory=list)
     waits: list[tuple[int, int]] = field(default_factory=list)
     before: Callable[[RunState], None] = lambda _state: None
+
+    def before_epoch(self, state: RunState) -> None:
+        raise AssertionError("clear sums need no set-up")
 
     def waiting(self, connected: int, needed: int) -> None:
         self.waits.append((connected, needed))
@@ -73,6 +79,7 @@ def conduct_rounds(
         spec=write_spec(settings, run="toy-1"),
         task=task,
         layout=layout,
+        sums=ClearSums(grid=grid, layout=layout, deadline=settings.strategy.deadline, stopped=notes.stopped),
         observer=notes,
     )
     return rounds.go(state), notes

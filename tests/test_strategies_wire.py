@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from strategies.errors import MessageError
+from strategies.lanes import Lanes, Layout
 from strategies.status import Status
-from strategies.wire import VERSION, Instruction, Layout, answer, from_bytes, read_answer, to_bytes
+from strategies.wire import VERSION, Instruction, answer, from_bytes, read_answer, to_bytes
 
 PLAIN = Layout(parameters=3, control=False, metrics=("records", "loss"))
 WITH_CONTROL = Layout(parameters=3, control=True, metrics=("records", "loss"))
@@ -125,7 +126,7 @@ def test_any_bytes_are_a_vector_or_a_message_error(data: bytes) -> None:
 @given(st.lists(st.tuples(vectors(3), st.floats(0.5, 1e6), vectors(2)), min_size=1, max_size=6))
 def test_totals_are_exact_sums_of_what_was_packed(departments: list[tuple[Any, float, Any]]) -> None:
     packed = [
-        PLAIN.pack(update=update, weight=weight, control=None, metrics=metrics.astype(np.float64))
+        PLAIN.pack(Lanes(update=update, weight=weight, control=None, metrics=metrics.astype(np.float64)))
         for update, weight, metrics in departments
     ]
     total = PLAIN.total(packed)
@@ -142,7 +143,7 @@ def test_totals_are_exact_sums_of_what_was_packed(departments: list[tuple[Any, f
 
 def test_a_control_variate_has_lanes_of_its_own() -> None:
     update, control = np.array([1, 2, 3], np.float32), np.array([4, 5, 6], np.float32)
-    vector = WITH_CONTROL.pack(update=update, weight=2.0, control=control, metrics=np.array([7.0, 8.0]))
+    vector = WITH_CONTROL.pack(Lanes(update=update, weight=2.0, control=control, metrics=np.array([7.0, 8.0])))
     assert vector.tolist() == [2, 4, 6, 4, 5, 6, 2, 7, 8]  # only the update is weighted
     assert len(vector) == WITH_CONTROL.size
     total = WITH_CONTROL.total([vector, vector])
@@ -180,7 +181,7 @@ def test_what_does_not_fit_or_is_not_finite_is_never_packed(layout: Layout, lane
         "metrics": np.zeros(2),
     }
     with pytest.raises(MessageError):
-        layout.pack(**(values | lanes))
+        layout.pack(Lanes(**(values | lanes)))
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])

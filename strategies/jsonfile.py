@@ -1,0 +1,35 @@
+"""Small JSON files that came from elsewhere: read with a limit, and what is wrong said clearly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from strategies.errors import SettingsError
+
+MAX_BYTES = 4 * 1024 * 1024
+
+
+def read_bytes(file: Path, limit: int = MAX_BYTES) -> bytes:
+    """The content of a file of at most ``limit`` bytes; raises :class:`SettingsError`."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(limit + 1)
+    except OSError as error:
+        raise SettingsError(f"{file}: cannot be read ({error.strerror}); correct the path") from None
+    if len(data) > limit:
+        raise SettingsError(f"{file}: larger than {limit} bytes, so not the file that was made; have it sent again")
+    return data
+
+
+def read_object(file: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
+    """The JSON object in a file; raises :class:`SettingsError`."""
+    data = read_bytes(file, limit)
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise SettingsError(f"{file}: not the JSON file that was made; have it sent again")
+    return document
