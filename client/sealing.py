@@ -55,8 +55,8 @@ class Sealing:
 
     def step(self, step: SealedStep) -> bytes:
         """Answer set-up, confirmation or unmasking; raises :class:`RefusalError`."""
-        run = run_id(step.run)
         with refusals(), self.vault.locked():
+            run = run_id(step.run)
             pins, state = self.vault.load(run)
             pins, state, reply = self._answer(step, pins, state)
             self.vault.keep(run, pins, state)
@@ -94,9 +94,9 @@ class Sealing:
         """
         if instruction.opening is None:
             raise RefusalError(Status.SEALING_REFUSED, "the run asks for a vector in clear; nothing leaves")
-        run = run_id(instruction.run)
         with self.vault.locked():
             with refusals():
+                run = run_id(instruction.run)
                 pins, state = self.vault.load(run, upload=True)
                 if state is None:
                     raise StateError("no set-up of this run is known here; a new one is needed")

@@ -127,8 +127,15 @@ def policy_hash(spec: bytes) -> bytes:
 
 
 def run_id(name: str) -> bytes:
-    """Return the 32 bytes that stand for a run in every message."""
-    return digest("confide/run/v1", name.encode())
+    """Return the 32 bytes that stand for a run in every message.
+
+    Raises:
+        FormatError: the name has no UTF-8 form.
+    """
+    try:
+        return digest("confide/run/v1", name.encode())
+    except UnicodeEncodeError:
+        raise FormatError("run: a name that is not text; use letters, digits, '.', '_' and '-'") from None
 
 
 # --- Set-up: fresh keys of an epoch, pair keys, the ratchet --------------------------------------------------------

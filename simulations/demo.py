@@ -36,7 +36,7 @@ DEADLINE_SECONDS = 60.0
 RUN: dict[str, Any] = {
     "name": "demo",
     "model": {"name": "cnn"},
-    "training": {"rounds": 15, "local_steps": 8, "sampling_rate": 0.25, "learning_rate": 1.0},
+    "training": {"rounds": 15, "local_steps": 8, "sampling_rate": 0.25, "learning_rate": 0.7, "momentum": 0.5},
     "privacy": {"epsilon": 8.0, "delta": 1e-5, "max_grad_norm": 1.0, "metrics": "off"},
     "strategy": {"min_departments": len(DEPARTMENTS), "quorum": 0.8, "deadline": DEADLINE_SECONDS},
 }
@@ -118,7 +118,10 @@ def public_copy(members: list[Member], settings: RunSettings) -> Bench:
 def workspace(keep: Path | None) -> Iterator[Path]:
     """The demo's state: in ``keep``, which must be new, or in a new temporary directory."""
     if keep is not None:
-        keep.mkdir(parents=True)
+        try:
+            keep.mkdir(parents=True)
+        except OSError as error:
+            raise FederationError(f"--keep {keep}: {error.strerror}; name a new folder") from None
         yield keep.resolve()
         return
     yield Path(tempfile.mkdtemp(prefix="confide-demo-"))

@@ -33,8 +33,8 @@ from strategies.wire import Instruction, SealedStep, read_sealed
 
 logger = logging.getLogger("confide.strategies")
 
-# The small exchanges need no training; who has not answered by then is not there.
-SMALL_SECONDS = 60.0
+# Who has not answered a set-up's exchange by then is set up later.
+SETUP_SECONDS = 60.0
 # A set-up that leaves too few departments is tried again, after pauses that double up to the longest.
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
@@ -129,6 +129,7 @@ class SealedSums:
         read: Callable[[int, bytes], None],
         *,
         quorum: int,
+        deadline: float,
         enough: Callable[[], bool] = lambda: False,
     ) -> Gathered[None]:
         """One small exchange; ``read`` takes a node's reply and raises what leaves it out."""
@@ -139,7 +140,7 @@ class SealedSums:
                 for node, message in messages.items()
             },
             read=lambda node, reply: taken(read, node, reply),
-            deadline=min(self.settings.strategy.deadline, SMALL_SECONDS),
+            deadline=deadline,
             quorum=quorum,
             stopped=self.stopped,
             enough=enough,
@@ -167,10 +168,12 @@ class SealedSums:
             epoch=state.epoch,
             first_round=state.round + 1,
         )
+        patience = min(self.settings.strategy.deadline, SETUP_SECONDS)
         gathered = self.step(
             dict.fromkeys(nodes, epoch.invite()),
             lambda node, reply: epoch.add_advertise(nodes[node], reply),
             quorum=needed,
+            deadline=patience,
         )
         failed |= gathered.failures
         members: dict[int, int] = {}
@@ -179,6 +182,7 @@ class SealedSums:
                 dict.fromkeys(gathered.answers, epoch.directory()),
                 lambda node, reply: epoch.add_encapsulate(nodes[node], reply),
                 quorum=needed,
+                deadline=patience,
             )
             failed |= gathered.failures
             members = {node: nodes[node] for node in gathered.answers}
@@ -299,6 +303,8 @@ class _Round:
             {node: request(member) for node, member in nodes.items()},
             lambda node, message: add(nodes[node], message),
             quorum=quorum,
+            # As patient as for training: a department that trains for another run answers when it is done.
+            deadline=self.sums.settings.strategy.deadline,
             enough=enough,
         )
         self.legs.append(gathered.seconds)

@@ -29,7 +29,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Poll in milliseconds: some departments here never answer."""
     monkeypatch.setattr(leg, "POLL_SECONDS", 0.002)
     monkeypatch.setattr(leg, "PRESENCE_SECONDS", 0.01)
-    monkeypatch.setattr(sealed_sums, "SMALL_SECONDS", 0.2)
+    monkeypatch.setattr(sealed_sums, "SETUP_SECONDS", 0.2)
     monkeypatch.setattr(sealed_sums, "FIRST_PAUSE_SECONDS", 0.01)
 
 

@@ -63,7 +63,7 @@ def enrolled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data.csv").write_text("a,b,y,town\n" + rows)
     (tmp_path / "client" / config.FILE).write_text(
         'name = "north"\nserver = "h:1"\n[sealing]\nallow_clear = true\n'
-        f'[dataset.toy]\npath = {json.dumps(str(tmp_path / "data.csv"))}\n'
+        f"[dataset.toy]\npath = {json.dumps(str(tmp_path / 'data.csv'))}\n"
         "declared_size = 40\nmax_epsilon = 1000\nmax_delta = 1e-3\n"
     )
     sites._load.cache_clear()

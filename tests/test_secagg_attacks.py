@@ -241,7 +241,7 @@ def test_nobody_takes_part_in_a_round_that_left_it_out() -> None:
 
 @pytest.mark.parametrize("cohort", [(10,), (10, 20), ()])
 def test_a_cohort_of_fewer_than_three_is_refused(cohort: tuple[int, ...]) -> None:
-    world = World(5, floors=WEAK_FLOORS)
+    world = World(5, colluders=0, min_honest=2, floors=WEAK_FLOORS)
     world.run_setup()
     world.epoch.begin(1)
     with pytest.raises(FloorError):

@@ -12,7 +12,7 @@ from secagg_cases import RUN, SIZE, Site, World, random_vector, ready, vectors_f
 
 from secagg import primitives
 from secagg.client import EpochState, Pins
-from secagg.errors import SecaggError
+from secagg.errors import SecaggError, StateError
 from secagg.messages import Upload
 
 # --- What was said before ---
@@ -89,6 +89,7 @@ def test_the_server_counts_nothing_that_was_said_before() -> None:
     world.run_round(vectors_for(world))
     old = world.round
     world.run_setup()
+    world.run_round(vectors_for(world))
     said = list(log)
     sealed = world.new_round(SIZE)
     for i in world.ids:
@@ -98,14 +99,15 @@ def test_the_server_counts_nothing_that_was_said_before() -> None:
         *(sealed.add_upload, sealed.add_confirm, sealed.add_answer),
         *(world.epoch.add_advertise, world.epoch.add_encapsulate),
     )
-    # Of the first epoch: in the header the epoch follows version, type and run.
-    earlier = [(i, reply) for i, _, _, reply in said if reply[37:41] == primitives.u32(1)]
-    assert len(earlier) == 4 * 5
-    for i, reply in earlier:
+    # The set-up of this epoch is what it was; all of the epoch before, and of the round before, is too late.
+    assert len(said) == 2 * 4 * 5
+    for i, step, _, reply in said:
+        current = step in {"advertise", "encapsulate"} and reply[37:41] == primitives.u32(2)
         for add in takes:
-            for sender in (i, VICTIM):
-                with pytest.raises(SecaggError):
-                    add(sender, reply)
+            for sender in {i, VICTIM}:
+                if not current or add not in takes[3:]:
+                    with pytest.raises(SecaggError):
+                        add(sender, reply)
     assert not sealed.faults.convicted
     assert not old.faults.convicted
 
@@ -252,3 +254,18 @@ def test_a_copy_of_one_file_is_noticed_at_every_step() -> None:
                     site.keep(pins, state)
                     with pytest.raises(SecaggError, match="disagree"):
                         step()
+
+
+def test_an_epoch_that_was_left_is_not_gone_back_to() -> None:
+    world = ready(5)
+    coalition = uploaded(world)
+    site = world.members[VICTIM]
+    _, left = kept(site)
+    request = coalition.unmask(VICTIM, world.ids).to_bytes()
+    opening = coalition.opening(VICTIM, number=2)
+    world.run_setup()
+    pins, _ = kept(site)
+    for step in (lambda: site.unmask(request), lambda: site.open(opening)):
+        site.keep(pins, left)
+        with pytest.raises(StateError, match="epoch 2 was entered"):
+            step()

@@ -180,6 +180,16 @@ def test_lists_strictly_increase_and_vectors_are_whole(message: Message) -> None
         type(message).from_bytes(message.to_bytes())
 
 
+def test_a_list_in_an_opening_is_a_signed_part_and_no_more() -> None:
+    part = listed(2).signed_part()
+    opening = Open(**FROM_SERVER, round=1, cohort=(2,), lists=(listed(2),)).to_bytes()
+    assert Open.from_bytes(opening).lists == (listed(2),)
+    longer = opening.replace(len(part).to_bytes(4, "big") + part, (len(part) + 1).to_bytes(4, "big") + part + b"!")
+    assert len(longer) == len(opening) + 1
+    with pytest.raises(FormatError, match="too many"):
+        Open.from_bytes(longer)
+
+
 def test_a_count_is_checked_before_it_is_used() -> None:
     head = Answer(**FROM_MEMBER, context=CTX, entries=()).to_bytes()[: HEADER_BYTES + 32]
     with pytest.raises(FormatError, match="163208757210 bytes needed"):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from secagg_cases import BINDINGS, NOW, SIZE, Site, Vector, World, plain_sum, random_vector, ready, vectors_for
 
-from secagg import client
+from secagg import client, records
+from secagg import state as epoch_state
 from secagg.client import EpochState, Floors, Pins, RunRecord
 from secagg.errors import ConsistencyError, ReplayError, SecaggError, StateError
 from secagg.messages import Invite
@@ -273,6 +274,13 @@ def test_damage_is_noticed(what: str) -> None:
     for wrong in (other, b"", b"\xff" * 100, data + b"\0"):
         with pytest.raises(StateError):
             read(wrong)
+
+
+def test_another_versions_files_are_refused() -> None:
+    with pytest.raises(StateError, match="another version"):
+        Pins.from_bytes(records.pack(records.KIND, {"roster_version": 1}))
+    with pytest.raises(StateError, match="another version"):
+        EpochState.from_bytes(records.pack(epoch_state.KIND, {"run": "00"}))
 
 
 def test_pins_survive_as_bytes() -> None:
