@@ -43,7 +43,11 @@ def work(runtime: Runtime, wakeups: Wakeups) -> None:
         wakeups.arrived.wait(SAFETY_SECONDS)
         wakeups.arrived.clear()
         try:
-            while (token := acquire(client, CLIENT_TASK)) is not None:
+            while True:
+                with wakeups.receiving:
+                    token = acquire(client, CLIENT_TASK)
+                if token is None:
+                    break
                 execute_client_task(runtime, token, app)
                 wakeups.replied.set()
         except Exception as error:  # noqa: BLE001 - one bad message must not silence this department

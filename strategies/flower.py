@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,8 @@ from flwr.proto.runtime_pb2 import PushTaskOutputRequest as TaskOutput
 from flwr.serverapp import Grid
 from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -36,6 +39,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.supernode import start_client_internal
+from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 logger = logging.getLogger("confide.flower")
@@ -47,6 +51,12 @@ IDLE_SECONDS = 1.0
 FIRST_IDLE_SECONDS = 0.15
 IDLE_GROWTH = 1.08
 REPLY_SECONDS = 0.05
+# Flower waits one second, then two, up to ten, for a part of a message that is not there yet; parts follow each
+# other within milliseconds.
+FIRST_RETRY_SECONDS = 0.03
+LONGEST_RETRY_SECONDS = 0.5
+# A part that the SuperNode does not have once it has stopped receiving will never be there.
+MISSING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +108,27 @@ def _heartbeat(client: RuntimeHttpClient) -> Iterator[None]:
             sender.stop()
 
 
+def hasten_messages() -> None:
+    """Let this process ask for the parts of a message as soon as they can be there."""
+    for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
+        function.__kwdefaults__ = (function.__kwdefaults__ or {}) | {
+            "initial_backoff": FIRST_RETRY_SECONDS,
+            "backoff_cap": LONGEST_RETRY_SECONDS,
+            "max_tries_per_object": None,  # the time limit remains
+        }
+
+
 def execute_client_task(runtime: Runtime, token: str, app: Callable[[Message, Context], Message]) -> None:
     """Run one client task with *our* app; the bundle that came with it is dropped unopened."""
     client = runtime.client(token=token)
     try:
         with _heartbeat(client):
-            message, context, _run, _bundle = pull_task_input(client)
+            try:
+                message, context, _run, _bundle = pull_task_input(client)
+            except ObjectPullError:
+                # The run was stopped while its message was on the way. Flower leaves the rest of it behind.
+                client.PushTaskOutput(TaskOutput(sub_status=SubStatus.FAILED, details=""))
+                raise
             try:
                 reply = app(message, context)
             except Exception:  # noqa: BLE001 - whatever it was, its text stays here
@@ -119,6 +144,7 @@ def execute_server_task(runtime: Runtime, token: str, app: Callable[[Grid, Conte
 
     The run configuration comes from the overrides of the run alone, for the same reason.
     """
+    hasten_messages()
     grid = HttpGrid(
         runtime_api_address=runtime.address,
         insecure=runtime.root_certificates is None,
@@ -160,10 +186,14 @@ def assume_identity(*, run: int, node: int) -> None:
 
 @dataclass(frozen=True)
 class Wakeups:
-    """Events by which the two threads of a department's process wait for each other, instead of polling."""
+    """Events by which the two threads of a department's process wait for each other, instead of polling.
+
+    ``receiving`` is held while a message comes in: whoever takes a task must not take one that is half there.
+    """
 
     arrived: threading.Event = field(default_factory=threading.Event)
     replied: threading.Event = field(default_factory=threading.Event)
+    receiving: threading.Lock = field(default_factory=threading.Lock)
 
 
 def quicken_supernode() -> Wakeups:
@@ -177,7 +207,8 @@ def quicken_supernode() -> Wakeups:
     pull = start_client_internal._pull_and_store_message
 
     def pull_and_tell(*positional: Any, **named: Any) -> int | None:
-        run = pull(*positional, **named)
+        with wakeups.receiving:
+            run = pull(*positional, **named)
         if run is not None:
             idle[0] = FIRST_IDLE_SECONDS
             wakeups.replied.clear()
@@ -191,6 +222,11 @@ def quicken_supernode() -> Wakeups:
         time.sleep(min(wanted, idle[0]))
         idle[0] = min(IDLE_SECONDS, idle[0] * IDLE_GROWTH)
 
+    hasten_messages()
+    # The runner's own copy of the name: what it asks for lies in this very process.
+    run_clientapp.pull_and_inflate_object_from_tree = partial(  # type: ignore[attr-defined]  # imported there by name
+        inflatable_utils.pull_and_inflate_object_from_tree, max_time=MISSING_SECONDS
+    )
     start_client_internal._pull_and_store_message = pull_and_tell
     # As shipped the SuperNode unzips each bundle to read a configuration out of it. Ours is never opened.
     start_client_internal.get_fused_config_from_fab = (  # type: ignore[attr-defined]  # imported there by name

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from flwr.app import Context, Message, RecordDict
+from flwr.supercore.inflatable import inflatable_utils
 from flwr.superlink import extensions
 from flwr.superlink import main as superlink_main
 from flwr.superlink.grid.http_grid import HttpGrid
@@ -51,6 +52,37 @@ def test_neither_task_helper_unpacks_the_bundle() -> None:
     assert "fab_from_proto" not in own
 
 
+def test_what_waits_for_the_parts_of_a_message() -> None:
+    """Each has the keywords whose defaults are replaced, and each caller leaves them at the defaults."""
+    replaced = {"initial_backoff", "backoff_cap", "max_tries_per_object"}
+    for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
+        assert replaced | {"max_time"} <= set(function.__kwdefaults__ or {})
+    for caller in (
+        start_client_internal._pull_and_store_message,
+        run_clientapp.pull_task_input,
+        HttpGrid.pull_messages,
+    ):
+        assert not any(keyword in inspect.getsource(caller) for keyword in replaced)
+    assert "pull_and_inflate_object_from_tree(" in inspect.getsource(run_clientapp.pull_task_input)
+
+
+def test_a_part_that_never_comes_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        inflatable_utils.pull_objects, "__kwdefaults__", dict(inflatable_utils.pull_objects.__kwdefaults__)
+    )
+    whole = inflatable_utils.pull_and_inflate_object_from_tree
+    monkeypatch.setattr(whole, "__kwdefaults__", dict(whole.__kwdefaults__))
+    flower.hasten_messages()
+
+    def missing(_part: str) -> bytes:
+        raise inflatable_utils.ObjectUnavailableError("part")
+
+    begin = time.monotonic()
+    with pytest.raises(inflatable_utils.ObjectPullError):
+        inflatable_utils.pull_objects(["part"], missing, max_time=0.2)
+    assert time.monotonic() - begin < 0.9
+
+
 def test_grid_internals() -> None:
     assert isinstance(inspect.getattr_static(HttpGrid, "_runtime_client"), property)
     assert {"set_run", "close"} <= set(dir(HttpGrid))
@@ -68,6 +100,8 @@ def test_quickened_supernode_waits_for_events(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(start_client_internal, "time", start_client_internal.time)
     reads_bundles = start_client_internal.get_fused_config_from_fab
     monkeypatch.setattr(start_client_internal, "get_fused_config_from_fab", reads_bundles)
+    waits = run_clientapp.pull_and_inflate_object_from_tree
+    monkeypatch.setattr(run_clientapp, "pull_and_inflate_object_from_tree", waits)
     wakeups = flower.quicken_supernode()
     assert start_client_internal.get_fused_config_from_fab(b"a zip bomb, say", None) == {}  # type: ignore[arg-type]
     assert start_client_internal._pull_and_store_message(state=None) == 7  # type: ignore[call-arg]  # replaced above
