@@ -31,6 +31,7 @@ from secagg.primitives import policy_hash, run_id
 from secagg.records import Pins
 from secagg.wire import MAGIC
 from strategies.binding import bindings_of
+from strategies.lanes import largest_bound
 from strategies.settings import RunSettings
 from strategies.status import Status
 from strategies.wire import Instruction, SealedStep
@@ -77,6 +78,7 @@ class Sealing:
             )
         if state is None:
             raise StateError("no set-up of this run is known here; a new one is needed")
+        check_permitted(state, step.spec)
         if kind == Directory.TYPE:
             state, reply = member.encapsulate(self.me, state, step.message)
             return pins, state, reply
@@ -100,6 +102,7 @@ class Sealing:
                 pins, state = self.vault.load(run, upload=True)
                 if state is None:
                     raise StateError("no set-up of this run is known here; a new one is needed")
+                check_permitted(state, instruction.spec)
                 state, opened = member.open_round(self.me, pins, state, instruction.opening, now=self.now())
                 self._check(instruction, settings, opened)
                 if opened.reply is None:
@@ -112,10 +115,9 @@ class Sealing:
             raise FormatError(f"round {instruction.round} was opened as round {opened.round}")
         if settings.secagg.mode == "strict" and opened.mode != "strict":
             raise RosterError(f'secagg.mode = "strict": the roster says "{opened.mode}"')
-        if settings.secagg.update_range > opened.range_max:
-            raise RosterError(
-                f"secagg.update_range = {settings.secagg.update_range:g}: the roster allows {opened.range_max:g}"
-            )
+        widest = largest_bound(settings)
+        if widest > opened.range_max:
+            raise RosterError(f"secagg.update_range: bounds up to {widest:g}; the roster allows {opened.range_max:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,12 @@ class OpenRound:
             )
             self.sealing.vault.keep(self.run, pins, state)
         return reply
+
+
+def check_permitted(state: EpochState, spec: str) -> None:
+    """Refuse settings other than those that the permit of the set-up is for: before anything is done by them."""
+    if policy_hash(spec.encode()) != state.terms.policy:
+        raise PermitError("spec: other settings than the permit's; have these settings permitted")
 
 
 @contextmanager

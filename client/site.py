@@ -50,7 +50,6 @@ def site_for(spec: str, context: Context) -> Site:
             Status.UNKNOWN_DATASET,
             f'no [dataset."{name}"] in client.toml; add it with "confide client dataset add" to take part',
         )
-    check_description(config.directory(), name, description)
     return Site(
         data=partial(_load, description, entry, own.name),
         journal=DiskJournal(config.directory() / "runs"),
@@ -61,6 +60,7 @@ def site_for(spec: str, context: Context) -> Site:
         max_epsilon=own.dataset[name].max_epsilon,
         max_delta=own.dataset[name].max_delta,
         declared_size=entry.declared_size,
+        agree=partial(check_description, config.directory(), name, description),
     )
 
 

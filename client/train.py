@@ -45,7 +45,7 @@ class Site:
     the operating system. ``sealing`` is the machine's part in sealed sums, ``allow_clear`` permits runs
     without them. ``simulated`` permits what only a simulation may do. ``max_epsilon`` and
     ``max_delta`` cap what one run may cost a record here. ``declared_size`` is the data set's public size,
-    known without reading it.
+    known without reading it; ``agree`` checks, and the first time pins, how the run describes the data.
     """
 
     data: DepartmentData | Callable[[], DepartmentData]
@@ -59,6 +59,7 @@ class Site:
     max_delta: float | None = None
     gradients: str | None = None
     declared_size: int | None = None
+    agree: Callable[[], None] = lambda: None
 
     def records(self) -> DepartmentData:
         """The department's data, read when first needed; raises :class:`models.inputs.errors.DataError`."""
@@ -94,22 +95,20 @@ def carry_out(instruction: Instruction, site: Site) -> RecordDict:
     own = bench(instruction.spec)
     if own.run != instruction.run:
         raise RefusalError(Status.BAD_MESSAGE, f"run {instruction.run}: the spec speaks of {own.run}")
-    check_policy(own.settings, site)
-    check_round(own.settings, instruction)
-    load_vector(own.model, instruction.model)  # refuses a wrong length or non-finite values
     if own.settings.secagg.clear:
         lanes, following = _contribution(own, instruction, site)
         with _diverging():
             vector = own.layout.pack(lanes)
         _keep_control(own, site, following)
         return answer(Status.OK, vector)
-    if site.sealing is None:
-        raise RefusalError(Status.SEALING_REFUSED, "this machine is not enrolled for sealed sums")
-    with site.sealing.opened(instruction, own.settings) as opened:
+    # What the governance permitted comes first: nothing else of this machine is a question for the server to ask.
+    with _sealing(site).opened(instruction, own.settings) as opened:
         if opened.opened.reply is not None:  # asked again, and answered with the same bytes
             return answer(Status.OK, sealed=opened.opened.reply)
         encoding = sealed_encoding(own.settings, own.layout, own.task, opened.opened.n)
         lanes, following = _contribution(own, instruction, site)
+        if following is not None and not lanes.finite:
+            following = None  # nothing will be sent of it
         with _diverging():
             values = sealed_values(own.settings, own.layout, lanes)
         encoded, _ = encoding.encode(values, site.random(f"rounding/{instruction.round}").token(32))
@@ -123,15 +122,28 @@ def take_step(step: SealedStep, site: Site) -> RecordDict:
     own = bench(step.spec)
     if own.run != step.run:
         raise RefusalError(Status.BAD_MESSAGE, f"run {step.run}: the spec speaks of {own.run}")
-    if site.sealing is None or own.settings.secagg.clear:
-        raise RefusalError(Status.SEALING_REFUSED, "sealed sums are not what this run or this machine does")
-    # Who would refuse to train says so before the others count on its masks.
+    if own.settings.secagg.clear:
+        raise RefusalError(Status.SEALING_REFUSED, "the run is in clear: there is nothing to seal")
+    sealed = _sealing(site).step(step)
+    # Who would refuse to train says so before the others count on its masks, but only in a permitted run.
     check_policy(own.settings, site)
-    return answer(Status.OK, sealed=site.sealing.step(step))
+    site.agree()
+    return answer(Status.OK, sealed=sealed)
+
+
+def _sealing(site: Site) -> Sealing:
+    """The site's part in sealed sums."""
+    if site.sealing is None:
+        raise RefusalError(Status.SEALING_REFUSED, "this machine is not enrolled for sealed sums")
+    return site.sealing
 
 
 def _contribution(own: Bench, instruction: Instruction, site: Site) -> tuple[Lanes, FloatVector | None]:
-    """Measure and train as instructed: the lanes, and SCAFFOLD's next own variate."""
+    """Check the policy, then measure and train as instructed: the lanes, and SCAFFOLD's next own variate."""
+    check_policy(own.settings, site)
+    check_round(own.settings, instruction)
+    load_vector(own.model, instruction.model)  # refuses a wrong length or non-finite values
+    site.agree()
     site.journal.begin(own.run, own.digest, instruction.round)
     data = site.records()  # only now: whatever the data make of this request has cost the server a round
     plan = plan_for(own.settings, declared_size=data.declared_size)

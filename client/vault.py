@@ -82,13 +82,18 @@ class DiskVault:
             if not self.directory.exists():
                 self.directory.mkdir(parents=True, mode=0o700)
                 sync_folder(self.directory.parent)
+        lock = FileLock(self.directory / "lock", mode=0o600)
+        with _durable():
+            try:
+                lock.acquire(timeout=LOCK_SECONDS)
+            except Timeout:
+                raise RefusalError(
+                    Status.STATE_NOT_DURABLE, f"{self.directory}: another process is using it; stop that one"
+                ) from None
         try:
-            with FileLock(self.directory / "lock", timeout=LOCK_SECONDS, mode=0o600):
-                yield
-        except Timeout:
-            raise RefusalError(
-                Status.STATE_NOT_DURABLE, f"{self.directory}: another process is using it; stop that one"
-            ) from None
+            yield
+        finally:
+            lock.release()
 
     def load(self, run: bytes, *, upload: bool = False) -> tuple[Pins, EpochState | None]:
         """Read both. A damaged record of runs is a :class:`RefusalError`, a damaged epoch is none."""

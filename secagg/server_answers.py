@@ -146,9 +146,9 @@ class Answers:
         return shares, seeds, complaints
 
     def _complain(self, sender: int, dealers: list[int]) -> None:
-        """Note complaints; more of one dealer than may collude cannot all be lies."""
+        """Note complaints; more of one dealer than may collude cannot all be lies, and one alone proves nothing."""
         self._faults.complaints |= {(sender, dealer) for dealer in dealers}
         for dealer in dealers:
             number = sum(accused == dealer for _, accused in self._faults.complaints)
-            if number > self._colluders:
+            if number > max(self._colluders, 1):
                 self._faults.convicted[dealer] = f"{number} members complain of its shares"

@@ -35,8 +35,8 @@ def main(grid: Grid, context: Context) -> None:
     directory = existing(name) if name else _from_file(str(context.run_config.get("run-file", "")))
     with outcome(directory):
         settings = parse(directory.document()["settings"], where=str(directory.path / "run.json"))
-        test = load_test(settings.data)
-    conduct(grid, directory, test=test, repeatable=False, watch=report, envelopes=directory.sealing())
+        test, envelopes = load_test(settings.data), directory.sealing()
+    conduct(grid, directory, test=test, repeatable=False, watch=report, envelopes=envelopes)
     logger.info("run %s finished: %s", directory.name, directory.path)
 
 

@@ -23,7 +23,7 @@ from models.vector import load_vector, to_vector
 from privacy.accounting import Epsilon, epsilon, quick_epsilon
 from privacy.plan import PrivacyPlan
 from secagg.errors import SecaggError
-from secagg.roster import Roster, open_roster
+from secagg.roster import Roster, open_permit, open_roster
 from secagg.thresholds import threshold
 from server.errors import RunError
 from server.evaluation import TestSet
@@ -31,7 +31,7 @@ from server.plots import draw
 from server.runs import RunDirectory, now
 from strategies.agreement import ANY_SIZE, digest, layout_of, model_of, plan_for, read_spec, task_of
 from strategies.errors import RunStoppedError
-from strategies.lanes import Layout
+from strategies.lanes import Layout, sealed_encoding
 from strategies.rounds import RoundReport, Rounds
 from strategies.runfile import parse
 from strategies.sealed import Envelopes, SealedSums
@@ -235,8 +235,10 @@ def _sums(
         raise RunError(f'run {run}: a sealed run needs a roster and a permit; see "confide federation --help"')
     try:
         roster, _ = open_roster(envelopes.roster, envelopes.governance, int(time.time()))
+        permit, _ = open_permit(envelopes.permit, envelopes.governance, int(time.time()))
     except SecaggError as error:
-        raise RunError(f"roster of run {run}: {error}") from None
+        raise RunError(f"roster or permit of run {run}: {error}") from None
+    sealed_encoding(settings, layout, task, len(roster.members))  # too many for exact sums? Before anybody is asked
     books.directory.update(secagg=sealing_record(settings, roster))
     return SealedSums(
         grid=grid,
@@ -247,6 +249,7 @@ def _sums(
         layout=layout,
         roster=roster,
         envelopes=envelopes,
+        expires=min(roster.expires, permit.expires),
         stopped=books.stopped,
         durable=books.before_epoch,
     )

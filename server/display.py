@@ -62,6 +62,7 @@ def show_forecast(settings: RunSettings, told: Forecast) -> None:
     table.add_row(
         "training", f"{told.rounds} rounds of {settings.training.local_steps} steps, {settings.strategy.name}"
     )
+    table.add_row("sums", told.sealing)
     if told.epsilon is not None:
         figure, delta = told.epsilon, settings.privacy.delta
         prv = "not computed above 20" if figure.opacus_prv is None else f"{figure.opacus_prv:.3f}"

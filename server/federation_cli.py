@@ -156,6 +156,7 @@ def permit(
     days: Annotated[
         int | None, typer.Option(min=1, max=3650, help="How long it holds. As federation.toml says: 30.")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Sign without asking: what it will do has been read.")] = False,
     json: Json = False,
 ) -> None:
     """Permit a prepared run: once you have read what it will do and cost."""
@@ -172,13 +173,18 @@ def permit(
     check_writable(out)
     spec = read_bytes(request).decode(errors="replace")
     run, settings = read_spec(spec)
-    told = forecast(settings)
+    told = forecast(settings, departments=len(governance.members()))
+    if not json:
+        _say(f"run {run} on data set {settings.data.name}:")
+        show_forecast(settings, told)
+    if not yes and not _is_terminal():
+        raise GovernanceError(f"run {run}: nobody here to read what it will do; give --yes once somebody has")
+    if not yes and not typer.confirm("Permit it?", err=True):
+        raise GovernanceError(f"run {run}: not permitted")
     write_atomic(out, sealing_bytes(sign(governance, spec, days=days)))
     if json:
         print_json({"run": run, "permit": str(out), **forecast_record(settings, told)})
         return
-    _say(f"run {run} on data set {settings.data.name}:")
-    show_forecast(settings, told)
     _say(f'permitted. Start it with "confide run start {run} --permit {out}"')
 
 

@@ -32,7 +32,7 @@ def admit(governance: Governance, request: Request) -> Department:
     """
     with governance.locked():
         known = governance.departments()
-        if any(d.name == request.name and not d.removed for d in known):
+        if any(d.name.casefold() == request.name.casefold() and not d.removed for d in known):
             raise GovernanceError(
                 f'department {request.name}: a member already; remove it first ("confide federation remove")'
             )
@@ -107,7 +107,8 @@ def least_answers(roster: Roster) -> int | None:
 def _sign(governance: Governance, departments: tuple[Department, ...]) -> Roster:
     """Write the departments and the next version of the roster; on an error everything is as it was."""
     settings, key = governance.settings(), governance.key()
-    version, now = governance.numbered("rosters") + 1, int(time.time())
+    newest = governance.roster().version if governance.roster_file.exists() else 0
+    version, now = max(governance.numbered("rosters"), newest) + 1, int(time.time())
     members = tuple(Member(id=d.id, name=d.name, key=bytes.fromhex(d.identity)) for d in departments if not d.removed)
     colluders, honest = defaults(max(len(members), FEWEST))
     roster = Roster(
@@ -132,6 +133,8 @@ def _sign(governance: Governance, departments: tuple[Department, ...]) -> Roster
         write_atomic(governance.roster_file, envelope)
     except BaseException:
         with suppress(OSError, ModelError):
+            if governance.roster_file.exists() and governance.roster_file.read_bytes() == envelope:
+                raise  # it is the new version all the same: departments may have seen it
             archived.unlink(missing_ok=True)
             listed.unlink(missing_ok=True) if before is None else write_atomic(listed, before)
         raise

@@ -17,8 +17,10 @@ from secagg.roster import Permit, federation_id, open_permit, open_roster, sign_
 from server.errors import GovernanceError, RunError
 from server.federation import DAY, Governance, here
 from server.membership import least_answers
+from server.planning import check_sealable
 from server.runs import RunDirectory, read_sealing
 from strategies.agreement import read_spec
+from strategies.lanes import largest_bound
 from strategies.sealed import Envelopes
 from strategies.settings import RunSettings
 
@@ -136,13 +138,20 @@ def _fitting(governance: Governance, settings: RunSettings) -> None:
             f"federation: {len(roster.members)} members, colluders = {roster.colluders}, min_honest = "
             f"{roster.min_honest}: too few for a sealed sum; admit more departments"
         )
+    if settings.strategy.min_departments > len(roster.members):
+        raise GovernanceError(
+            f"strategy.min_departments = {settings.strategy.min_departments}: the federation has "
+            f"{len(roster.members)} members; lower it, or admit more departments"
+        )
+    check_sealable(settings, len(roster.members))
     if settings.secagg.mode == "strict" != roster.mode:
         raise GovernanceError(
             'secagg.mode = "strict": the federation\'s mode is "sealed"; set mode = "strict" in federation.toml '
             'and "confide federation renew", or leave it out of the run file'
         )
-    if settings.secagg.update_range > roster.range_max:
+    widest = largest_bound(settings)
+    if widest > roster.range_max:
         raise GovernanceError(
-            f"secagg.update_range = {settings.secagg.update_range:g}: the federation allows at most "
-            f"{roster.range_max:g}; lower it"
+            f"secagg.update_range = {settings.secagg.update_range:g}: needs bounds up to {widest:g}, the federation "
+            f"allows {roster.range_max:g}; lower it"
         )

@@ -62,7 +62,7 @@ def forecast(settings: RunSettings, *, declared_size: int | None = None, departm
         steps=settings.training.rounds * settings.training.local_steps,
         epsilon=None if plan is None else epsilon(plan),
         plan=plan,
-        sealing=sealing_sentence(settings, cohort),
+        sealing=sealing_sentence(settings, cohort if departments else None),
         warnings=tuple(_warnings(settings, plan, declared_size)),
     )
 
@@ -74,16 +74,24 @@ def cohort_size(settings: RunSettings, departments: int | None) -> int:
     return max(share, strategy.min_departments, MIN_COHORT)
 
 
+def check_sealable(settings: RunSettings, departments: int) -> None:
+    """Raise :class:`SettingsError` where the vectors of so many departments cannot be added up under seal."""
+    model, task = model_of(settings, seed=0), task_of(settings)
+    sealed_encoding(settings, layout_of(settings, model, task), task, max(departments, MIN_COHORT))
+
+
 def sealed_bytes(settings: RunSettings, layout: Layout, task: Task, cohort: int) -> int:
     """Bytes that a department of a cohort sends in a round: its vector, shares for the others, its answer."""
     vector = 4 * sealed_encoding(settings, layout, task, cohort).size
     return vector + UPLOAD_BYTES + cohort * UPLOAD_BYTES_PER_MEMBER
 
 
-def sealing_sentence(settings: RunSettings, cohort: int) -> str:
-    """What becomes of departments' vectors, in one sentence; the roster of a real federation may demand more."""
+def sealing_sentence(settings: RunSettings, cohort: int | None) -> str:
+    """What becomes of departments' vectors, in one sentence."""
     if settings.secagg.clear:
         return CLEAR
+    if cohort is None:
+        return "sealed: the coordinator sees sums alone; the federation's roster says of how many departments at least"
     mode: Mode = "strict" if settings.secagg.mode == "strict" else "sealed"
     colluders, honest = defaults(cohort)
     needed = threshold(mode, cohort, colluders, honest)

@@ -16,6 +16,7 @@ from secagg.roster import Member, Permit, Roster, federation_id, sign_permit, si
 from secagg.thresholds import MIN_COHORT, Floors, Mode, defaults
 from server.planning import cohort_size
 from strategies.errors import SettingsError
+from strategies.lanes import largest_bound
 from strategies.sealed import Envelopes
 from strategies.settings import RunSettings
 
@@ -66,7 +67,7 @@ def seal(settings: RunSettings, names: Sequence[str], *, run: str, spec: str) ->
         mode=mode,
         colluders=colluders,
         min_honest=honest,
-        range_max=settings.secagg.update_range,
+        range_max=largest_bound(settings),
         members=tuple(
             Member(id=number, name=name, key=key.public_key().public_bytes_raw())
             for number, (name, key) in enumerate(keys.items(), start=1)

@@ -6,7 +6,8 @@
     ├── SettingsError      a run file (or an override of it) that cannot be used
     ├── MessageError       a message of the wrong shape, type or version
     ├── RoundAbandonedError     too few departments answered; the model stays as it was
-    └── RunStoppedError         somebody asked for the run to stop
+    ├── RunStoppedError         somebody asked for the run to stop
+    └── RunFailedError          a run that cannot go on, or brought nothing
 """
 
 
@@ -31,4 +32,4 @@ class RunStoppedError(StrategyError):
 
 
 class RunFailedError(StrategyError):
-    """A run went through its rounds and not one of them could be aggregated."""
+    """Not one round of a run could be aggregated, or no department will take part in another."""

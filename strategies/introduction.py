@@ -31,7 +31,7 @@ from strategies.fingerprint import governance_fingerprint, machine_fingerprint
 from strategies.jsonfile import read_object
 from strategies.toml import validated
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$"
+NAME = r"^[A-Za-z0-9]([A-Za-z0-9._ -]{0,62}[A-Za-z0-9._-])?$"
 ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}$"
 MAX_BYTES = 64 * 1024
 INVITATION = "confide/invitation/v1"

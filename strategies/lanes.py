@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,21 @@ class Lanes:
     weight: float
     control: FloatVector | None
     metrics: npt.NDArray[np.float64]
+
+    @property
+    def finite(self) -> bool:
+        """Whether no element is NaN or infinite."""
+        lanes = (self.update, self.metrics) if self.control is None else (self.update, self.metrics, self.control)
+        return all(bool(np.isfinite(lane).all()) for lane in lanes)
+
+    def nothing(self) -> Lanes:
+        """The same department, having learnt and measured nothing."""
+        return replace(
+            self,
+            update=np.zeros_like(self.update),
+            control=None if self.control is None else np.zeros_like(self.control),
+            metrics=np.zeros_like(self.metrics),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +151,11 @@ def control_bound(settings: RunSettings) -> float:
     return settings.secagg.update_range * max(1.0, 2 / (training.local_steps * training.learning_rate))
 
 
+def largest_bound(settings: RunSettings) -> float:
+    """The largest bound of what training may change: what a roster's ``range_max`` limits."""
+    return control_bound(settings) if settings.strategy.name == "scaffold" else settings.secagg.update_range
+
+
 def sealed_encoding(settings: RunSettings, layout: Layout, task: Task, cohort: int) -> Encoding:
     """How a cohort of that size writes its lanes as integers mod 2^32; the same on both sides.
 
@@ -170,9 +190,15 @@ def largest_weight(settings: RunSettings) -> int:
 def sealed_values(settings: RunSettings, layout: Layout, lanes: Lanes) -> dict[str, npt.NDArray[Any]]:
     """The lanes as :meth:`secagg.encoding.Encoding.encode` takes them.
 
+    Without privacy a vector that is not finite is sent as nothing learnt, with every element counted as clipped: to
+    refuse would tell, outside the sum, that a model chosen by the server overflows on a record of this department.
+
     Raises :class:`MessageError` if a lane is not finite or has another length than agreed, or if the
     weight is none that may be sent.
     """
+    wild = not settings.privacy.on and not lanes.finite
+    if wild:
+        lanes = lanes.nothing()
     layout.check_lanes(lanes)
     most = largest_weight(settings)
     if not 1 <= lanes.weight <= most or lanes.weight != math.floor(lanes.weight):
@@ -188,7 +214,7 @@ def sealed_values(settings: RunSettings, layout: Layout, lanes: Lanes) -> dict[s
     if layout.metrics:
         values["metrics"] = lanes.metrics
     if not settings.privacy.on:
-        beyond = int((clipped != lanes.update).sum())
+        beyond = MAX_SATURATED if wild else int((clipped != lanes.update).sum())
         values["saturated"] = np.array([min(beyond, MAX_SATURATED)])
     return values
 

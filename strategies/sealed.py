@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -41,7 +42,8 @@ LONGEST_PAUSE_SECONDS = 30.0
 # Who failed at a set-up is invited again after this many rounds, or when somebody new comes.
 SECOND_CHANCE_ROUNDS = 5
 # Failures that may pass by themselves; all others are refusals.
-TRANSIENT = ("no answer", "went away", "could not be sent")
+TRANSIENT = ("no answer", "went away", "could not be sent", "flower-error")
+OUTSIDE = "not in the roster"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,10 @@ class _Keyed:
 
 @dataclass(kw_only=True)
 class SealedSums:
-    """Sums of sealed vectors over a Flower grid. ``durable(state)`` is called before an epoch number is used."""
+    """Sums of sealed vectors over a Flower grid.
+
+    ``durable(state)`` is called before an epoch number is used; ``expires`` is when roster or permit end, unix seconds.
+    """
 
     grid: Grid
     settings: RunSettings
@@ -79,6 +84,7 @@ class SealedSums:
     layout: Layout
     roster: Roster
     envelopes: Envelopes
+    expires: int
     stopped: Callable[[], bool]
     durable: Callable[[RunState], None]
     _keyed: _Keyed | None = None
@@ -99,6 +105,11 @@ class SealedSums:
 
     def ready(self, state: RunState, present: Mapping[int, str], needed: int) -> Mapping[int, str]:
         """Set an epoch up if that is needed; the departments of it that are present and may share a cohort."""
+        if time.time() >= self.expires:
+            raise RunFailedError(
+                "the roster or the permit of this run has expired: every department refuses; "
+                'renew the roster ("confide federation renew") or have the run permitted anew, and resume it'
+            )
         if not self._needs_setup(state, present, needed):
             return self._usable(state, present)
         self._sleep(self._pause)
@@ -107,12 +118,20 @@ class SealedSums:
         if len(usable) >= needed:
             self._pause = 0.0
             return usable
-        refused = sum(not reason.startswith(TRANSIENT) for reason in keyed.failed.values())
-        if len(present) - refused < needed and self._pause > 0:
+        hopeless = {n: reason for n, reason in keyed.failed.items() if not reason.startswith(TRANSIENT)}
+        hopeless |= {node: "left out for cheating" for node, name in present.items() if name in state.convicted}
+        hopeless |= dict.fromkeys(set(keyed.nodes) - set(usable) - set(hopeless), "quarrels with another department")
+        if len(present) - len(hopeless) < needed and self._pause > 0:
             # Twice in a row, and not because somebody was slow: waiting would not help.
+            hint = (
+                "; roster-refused: another run was permitted since, or the roster is old: stop this run and resume it"
+                if Status.ROSTER_REFUSED in hopeless.values()
+                else ""
+            )
             raise RunFailedError(
                 f"{len(usable)} departments could be set up for sealed sums, {needed} are needed: "
-                + "; ".join(f"{present[node]}: {reason}" for node, reason in keyed.failed.items())
+                + "; ".join(f"{present[node]}: {reason}" for node, reason in hopeless.items())
+                + hint
             )
         self._pause = min(max(2 * self._pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
         return usable
@@ -152,7 +171,8 @@ class SealedSums:
         if keyed is None or keyed.lost:
             return True
         newcomers = set(present) - set(keyed.nodes) - set(keyed.failed)
-        again = state.round - keyed.since >= SECOND_CHANCE_ROUNDS and set(present) & set(keyed.failed)
+        members = {node for node, reason in keyed.failed.items() if reason != OUTSIDE}
+        again = state.round - keyed.since >= SECOND_CHANCE_ROUNDS and set(present) & members
         return bool(newcomers or again) or len(self._usable(state, present)) < needed
 
     def _set_up(self, state: RunState, present: Mapping[int, str], needed: int) -> _Keyed:
@@ -168,7 +188,9 @@ class SealedSums:
             epoch=state.epoch,
             first_round=state.round + 1,
         )
-        patience = min(self.settings.strategy.deadline, SETUP_SECONDS)
+        deadline = self.settings.strategy.deadline
+        # Whoever still trains for another run answers when it is done: the second attempt waits for it.
+        patience = deadline if self._pause > FIRST_PAUSE_SECONDS else min(deadline, SETUP_SECONDS)
         gathered = self.step(
             dict.fromkeys(nodes, epoch.invite()),
             lambda node, reply: epoch.add_advertise(nodes[node], reply),
@@ -197,7 +219,7 @@ class SealedSums:
         for node, name in present.items():
             member = self.roster.named(name)
             if member is None:
-                failed[node] = f"not in version {self.roster.version} of the roster"
+                failed[node] = OUTSIDE
             elif member.id in nodes.values():
                 failed[node] = "connected twice"
             else:
@@ -208,13 +230,15 @@ class SealedSums:
         """Members of the epoch that are present, without the convicted and without one of each quarrelling pair."""
         if self._keyed is None:
             return {}
-        usable: dict[int, str] = {}
-        for node in self._keyed.nodes:
-            name = present.get(node)
-            if name is None or name in state.convicted:
-                continue
-            if not any(frozenset((name, other)) in state.apart for other in usable.values()):
-                usable[node] = name
+        usable = {
+            node: present[node]
+            for node in self._keyed.nodes
+            if node in present and present[node] not in state.convicted
+        }
+        while quarrels := _quarrels(state, usable.values()):
+            # Whoever has most of them, so that one that accuses many does not cost the run all of those.
+            worst = max(quarrels, key=lambda name: (quarrels[name], name))
+            usable = {node: name for node, name in usable.items() if name != worst}
         return usable
 
     def _sleep(self, seconds: float) -> None:
@@ -319,19 +343,37 @@ class _Round:
         self.keyed.lost |= Status.NEEDS_SETUP in gathered.failures.values()
 
     def _judge(self, sealed: SealedRound) -> None:
-        """Remember who was convicted, and who does not share a cohort again."""
+        """Remember who was convicted, and who does not share a cohort again.
+
+        Complaints alone convict nobody in one round: where it is one's word against another's, either may lie. But
+        no honest department quarrels with more than the assumed colluders, over the whole run.
+        """
         names = {member: self.cohort[node] for node, member in self.keyed.nodes.items() if node in self.cohort}
+        state, colluders = self.state, self.sums.roster.colluders
         for member, reason in sealed.faults.convicted.items():
             logger.error("%s is left out from now on: %s", names[member], reason)
-            self.state.convicted.add(names[member])
+            state.convicted.add(names[member])
         for pair in sealed.faults.complaints:
-            self.state.apart.add(frozenset(names[member] for member in pair))
+            both = " and ".join(names[member] for member in pair)
+            logger.warning("%s: one of them dealt or complained falsely", both)
+            if colluders > 0:  # where nobody is assumed to lie, nothing tells the liar from the other
+                state.apart.add(frozenset(names[member] for member in pair))
+        for name, count in _quarrels(state, names.values()).items():
+            if count > colluders:
+                logger.error("%s is left out from now on: it quarrels with %d departments", name, count)
+                state.convicted.add(name)
 
     def _abandoned(self, reason: str) -> Summed:
         """A round without a sum."""
         return Summed(
             answered=(), failures=self.failures, total=None, legs=tuple(self.legs) or (0.0,), abandoned=reason
         )
+
+
+def _quarrels(state: RunState, names: Iterable[str]) -> Counter[str]:
+    """With how many of the others each of them does not share a cohort; who has no quarrel is not in it."""
+    among = set(names)
+    return Counter(name for pair in state.apart if pair <= among for name in pair)
 
 
 def taken(read: Callable[[int, bytes], None], node: int, reply: Message) -> None:

@@ -113,7 +113,8 @@ class SecaggSettings(StrictSection):
 
     "sealed" (one large and one small exchange a round) and "strict" (one small exchange more, more
     departments may drop out) show the coordinator sums alone; "clear" shows it every vector. Where
-    nothing is said, "sealed"; only a simulation of fewer than three departments falls back to "clear", and says so.
+    nothing is said, "sealed"; only a simulation of fewer than three departments, and a stock SuperLink that knows
+    no federation, fall back to "clear", and say so.
     In a federation the roster, signed by its governance, has the last word: it may demand "strict".
 
     ``update_range`` bounds every element of an update (what lies outside is clipped) and ``max_size``

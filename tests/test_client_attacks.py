@@ -15,7 +15,7 @@ from flwr.app import Context, RecordDict
 
 from client import config, node
 from client import site as sites
-from client.data import DatasetEntry, load
+from client.data import DatasetEntry, DepartmentData, load
 from client.errors import RefusalError
 from client.site import site_for
 from client.state import DiskJournal
@@ -78,13 +78,20 @@ def private(**data: Any) -> RunSettings:
     return settings_of(privacy=PRIVATE, data=data)
 
 
+def unread() -> DepartmentData:
+    raise AssertionError("the data were read")
+
+
 def test_one_description_after_another_is_no_oracle(enrolled: Path) -> None:
     """Each description is a question about the data: only the first is heard, and those that were approved."""
     first = private()
     assert clear_vector(asking(first), site_for(write_spec(first, run="run-1"), context())).size
     probe = private(label="a", classes=["0.1", "0.2"], columns={"b": {"bounds": [0, 1]}})
+    machine = site_for(write_spec(probe, run="run-2"), context())
     with pytest.raises(RefusalError, match="described otherwise") as caught:
-        site_for(write_spec(probe, run="run-2"), context())
+        clear_vector(
+            replace(asking(probe), run="run-2", spec=write_spec(probe, run="run-2")), replace(machine, data=unread)
+        )
     assert caught.value.status is Status.REFUSED_BY_POLICY
 
 

@@ -10,7 +10,7 @@ from federation_cases import PRIVATE, document, settings_of, toy_csv
 
 from models.inputs.errors import DataError
 from privacy.accounting import epsilon
-from server.planning import OFF, REAL, SEEDED, SIMULATED, create, forecast, prepare, statement
+from server.planning import OFF, REAL, SEEDED, SIMULATED, check_sealable, create, forecast, prepare, statement
 from strategies.agreement import plan_for
 from strategies.errors import SettingsError
 from strategies.runfile import parse
@@ -72,7 +72,8 @@ def warnings(declared_size: int | None = None, **tables: Any) -> str:
 
 
 def test_forecast_warnings() -> None:
-    assert warnings(1000) == ""
+    assert warnings(1000, secagg={"mode": "sealed"}) == ""
+    assert "the coordinator sees every department's own update" in warnings(1000)
     assert "delta=0.01 is not below 1/declared_size=0.01" in warnings(100, privacy={**QUIET, "delta": 0.01})
     assert "delta" not in warnings(99, privacy={**QUIET, "delta": 0.01})
     assert "delta" in warnings(10**6, privacy={**QUIET, "delta": 1e-5})
@@ -104,3 +105,21 @@ def test_a_run_is_made_once(tmp_path: Path) -> None:
     other = create(settings_of(), tmp_path / "runs", engine="simulation")
     assert other.name.startswith("toy-")
     assert other.document()["spec"] != directory.document()["spec"]  # a spec names its run
+
+
+def test_a_forecast_says_how_sums_are_sealed() -> None:
+    def sealing(departments: int | None, mode: str) -> str:
+        settings = settings_of(privacy=QUIET, training=BRIEF, secagg={"mode": mode})
+        return forecast(settings, declared_size=100, departments=departments).sealing
+
+    assert "of 5 departments 4 must stay" in sealing(5, "sealed")
+    assert "never over fewer than 2 honest departments" in sealing(5, "strict")
+    assert "the federation's roster says" in sealing(None, "sealed")
+    assert "IN CLEAR" in sealing(5, "clear")
+
+
+def test_too_many_departments_for_exact_sums_are_found_out_beforehand() -> None:
+    settings = settings_of(privacy=QUIET, training=BRIEF, secagg={"mode": "sealed", "max_size": 100_000_000})
+    check_sealable(settings, 21)
+    with pytest.raises(SettingsError, match=r"secagg\.max_size = 100000000"):
+        check_sealable(settings, 22)
