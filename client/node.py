@@ -14,6 +14,7 @@ import threading
 
 import torch
 from filelock import FileLock, Timeout
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supernode.cli.flower_supernode import flower_supernode
 
 from client.app import app
@@ -50,7 +51,10 @@ def work(runtime: Runtime, wakeups: Wakeups) -> None:
                     break
                 execute_client_task(runtime, token, app)
                 wakeups.replied.set()
+        except ObjectPullError:
+            logger.warning("a message of a run that was stopped is dropped")  # the SuperNode does not wait for it
         except Exception as error:  # noqa: BLE001 - one bad message must not silence this department
+            wakeups.gave_up.set()
             # The run ended meanwhile, the SuperNode is leaving, or the message was none of ours.
             logger.warning("a message was not answered: %s", type(error).__name__)
 

@@ -32,15 +32,15 @@ from strategies.runfile import parse
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(400)]
 
 END_SECONDS = 300.0
-NAMES = DEPARTMENTS
+NAMES = DEPARTMENTS[:3]  # the fewest that can be sealed
 
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    """One coordinator and five departments for all tests of this module: sealed sums of five tolerate a loss."""
+    """One coordinator and three departments for all tests of this module."""
     folder = tmp_path_factory.mktemp("federation")
     members, test = deal_out(folder / "data")
-    with Federation(directory=folder, members=members) as running:
+    with Federation(directory=folder, members=members[: len(NAMES)]) as running:
         (running.place.directory / "runs").mkdir(exist_ok=True)
         (running.directory / "test").write_text(str(test))
         yield running
@@ -179,20 +179,19 @@ def test_a_killed_server_loses_one_round_and_nothing_else(federation: Federation
     assert directory.load_checkpoint()[0].asked == dict.fromkeys(NAMES, 4)
 
 
-def test_a_run_goes_on_when_a_department_is_killed_in_mid_round(federation: Federation) -> None:
-    directory = new_run(
-        federation,
-        training={"rounds": 2, "local_steps": 150},
-        strategy={"deadline": 100.0, "min_departments": 4},
-    )
+def test_a_run_goes_on_after_a_department_was_killed_in_mid_round(federation: Federation) -> None:
+    """Of three none may vanish: the round is abandoned. Back from its disk, the department takes part in the next."""
+    directory = new_run(federation, training={"rounds": 2, "local_steps": 150}, strategy={"deadline": 45.0})
     start(federation, directory)
-    until(directory.has_checkpoint)  # recorded just before departments are asked
+    until(lambda: directory.has_checkpoint() and directory.load_checkpoint()[0].round == 1)
     time.sleep(1.0)
     federation.kill("east")
+    federation.start_member("east", "client", "run")
     assert ended(directory) == "finished", directory.document().get("error")
-    first = directory.metrics()[0]
+    first, second = directory.metrics()
+    assert "sealed sums need 3" in first["abandoned"]
     assert "east" in first["left_out"]
-    assert set(first["answered"]) == set(NAMES) - {"east"}
+    assert sorted(second["answered"]) == sorted(NAMES)
 
 
 def test_port_in_use(federation: Federation, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from flwr.app import Context, Message, RecordDict
@@ -97,6 +98,7 @@ def test_superlink_takes_middleware_from_the_extension_point(monkeypatch: pytest
 
 def test_quickened_supernode_waits_for_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start_client_internal, "_pull_and_store_message", lambda **_: 7)
+    monkeypatch.setattr(start_client_internal, "_push_messages", start_client_internal._push_messages)
     monkeypatch.setattr(start_client_internal, "time", start_client_internal.time)
     reads_bundles = start_client_internal.get_fused_config_from_fab
     monkeypatch.setattr(start_client_internal, "get_fused_config_from_fab", reads_bundles)
@@ -104,7 +106,7 @@ def test_quickened_supernode_waits_for_events(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(run_clientapp, "pull_and_inflate_object_from_tree", waits)
     wakeups = flower.quicken_supernode()
     assert start_client_internal.get_fused_config_from_fab(b"a zip bomb, say", None) == {}  # type: ignore[arg-type]
-    assert start_client_internal._pull_and_store_message(state=None) == 7  # type: ignore[call-arg]  # replaced above
+    assert start_client_internal._pull_and_store_message(receive=lambda: None) == 7  # type: ignore[call-arg]  # replaced above
     assert wakeups.arrived.is_set()
     begin = time.monotonic()
     start_client_internal.time.sleep(3)
@@ -113,6 +115,37 @@ def test_quickened_supernode_waits_for_events(monkeypatch: pytest.MonkeyPatch) -
     begin = time.monotonic()
     start_client_internal.time.sleep(0.5)
     assert time.monotonic() - begin < flower.REPLY_SECONDS
+
+
+def test_a_reply_that_was_left_over_does_not_stand_for_the_one_that_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As shipped, the SuperNode sends whatever reply it holds and asks for the next message: all later ones late by one."""
+    due = SimpleNamespace(metadata=SimpleNamespace(message_id="due"))
+    batches = [["left-over"], [], ["due"], ["never reached"]]
+
+    def push(*, send: Any, **_: Any) -> None:
+        for answered in batches.pop(0):
+            send(SimpleNamespace(metadata=SimpleNamespace(reply_to_message_id=answered)), None, 0.0)
+
+    def pull(*, receive: Any, **_: Any) -> int:
+        receive()
+        return 7
+
+    monkeypatch.setattr(start_client_internal, "_pull_and_store_message", pull)
+    monkeypatch.setattr(start_client_internal, "_push_messages", push)
+    for name in ("time", "get_fused_config_from_fab"):
+        monkeypatch.setattr(start_client_internal, name, getattr(start_client_internal, name))
+    waits = run_clientapp.pull_and_inflate_object_from_tree
+    monkeypatch.setattr(run_clientapp, "pull_and_inflate_object_from_tree", waits)
+    wakeups = flower.quicken_supernode()
+    sent: list[str] = []
+    loop: Any = start_client_internal
+    assert loop._pull_and_store_message(receive=lambda: (due, None)) == 7
+    loop._push_messages(send=lambda message, *_: sent.append(message.metadata.reply_to_message_id))
+    assert sent == ["left-over", "due"]
+    # Where there will be no reply, nobody waits for one.
+    wakeups.gave_up.set()
+    with pytest.raises(flower._NoReplyError):
+        loop.time.sleep(0.5)
 
 
 def test_client_task_runs_our_app_and_reports_completion(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
