@@ -118,7 +118,7 @@ def test_quickened_supernode_waits_for_events(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_reply_that_was_left_over_does_not_stand_for_the_one_that_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As shipped, the SuperNode sends whatever reply it holds and asks for the next message: all later ones late by one."""
+    """As shipped, the SuperNode sends whatever reply it holds and asks for the next message: all later come late."""
     due = SimpleNamespace(metadata=SimpleNamespace(message_id="due"))
     batches = [["left-over"], [], ["due"], ["never reached"]]
 
