@@ -15,6 +15,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,6 +36,8 @@ ALREADY_RUNNING = 3  # the working process leaves with this when another holds t
 # What Flower prints when the SuperLink does not know this machine's key, and when it does.
 NOT_ADMITTED = ("Failed to initialize the connection",)
 CONNECTED = "SuperNode ID"
+# After a crash the coordinator takes this machine for connected until its heartbeat is missed, and refuses it again.
+REFUSED_SECONDS = 240.0
 
 
 def check_connection(settings: ClientSettings) -> None:
@@ -89,6 +92,8 @@ class Service:
         self._stopping = threading.Event()
         self._said: list[str] = []
         self._secret = directory() / "runtime.secret"
+        self._admitted = directory() / "admitted"  # exists once this machine has been connected
+        self._refused_since: float | None = None
 
     def stop(self) -> None:
         """Let ``work`` return; safe in a signal handler."""
@@ -114,12 +119,16 @@ class Service:
         if code == ALREADY_RUNNING:
             raise ConfigError(f'{directory()}: another "confide client run" answers for this machine; stop it first')
         reason = next((line for line in self._said if any(mark in line for mark in NOT_ADMITTED)), None)
-        if reason is not None:
+        if reason is None:
+            logger.warning("the working process ended with code %s; starting it again", code)
+            return
+        since = self._refused_since = self._refused_since or time.monotonic()
+        if not self._admitted.exists() or time.monotonic() - since > REFUSED_SECONDS:
             raise NotTrustedError(
                 f"server = {self._settings.server}: does not admit this machine's key; ask the platform team to run "
                 f'"confide federation admit" with {directory() / "enrolment-request.json"}'
             )
-        logger.warning("the working process ended with code %s; starting it again", code)
+        logger.warning("refused by %s, which may take an earlier process for connected", self._settings.server)
 
     def _launch(self) -> subprocess.Popen[str]:
         """Start the working process and follow its output."""
@@ -151,6 +160,8 @@ class Service:
             self._said = [*self._said[-50:], line]
             if CONNECTED in line:
                 logger.info("connected to %s", self._settings.server)
+                self._admitted.touch()
+                self._refused_since = None
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from server.display import ENDED, epsilon_table, follow_run, forecast_record, result_line, show_forecast
+from server.display import ENDED, epsilon_table, follow_run, forecast_record, result_line, sealing_line, show_forecast
 from server.errors import ControlError, RunError
 from server.place import place, runs_directory
 from strategies.console import console, output, print_json
@@ -252,6 +252,8 @@ def show(name: RunName, json: Json = False) -> None:
         return
     output.print(f"[bold]{document['name']}[/] {document['status']}; {document['privacy']}")
     output.print(f"folder {directory.path}")
+    if document.get("secagg"):
+        output.print(f"sums: {sealing_line(document['secagg'])}")
     for row in rows:
         output.print(escape(describe(row)))
     if document.get("epsilon"):

@@ -88,3 +88,13 @@ def epsilon_table(rows: list[dict[str, Any]], delta: float) -> Table:
 def result_line(document: dict[str, Any]) -> str:
     """The last metrics in short."""
     return ", ".join(f"{key} {value:.4f}" for key, value in (document.get("result") or {}).items())
+
+
+def sealing_line(record: Mapping[str, Any]) -> str:
+    """How a run's sums were sealed, in one line."""
+    if record["mode"] == "clear":
+        return "IN CLEAR: the coordinator's side saw every department's own update"
+    return (
+        f"{record['mode']}: the coordinator saw sums alone; {record['threshold']} of {record['n']} departments "
+        f"unmask one, never over fewer than {record['min_honest_sum']} honest ones"
+    )

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from server.display import epsilon_table, forecast_record, show_forecast
+from server.display import epsilon_table, forecast_record, sealing_line, show_forecast
 from server.errors import RunError
 from strategies.console import check_writable, console, output, save_json
 from strategies.home import room
@@ -99,16 +99,6 @@ def demo(
     show_result(result)
     if json is not None:
         save_json(json, result)
-
-
-def sealing_line(record: Mapping[str, Any]) -> str:
-    """How a run's sums were sealed, in one line."""
-    if record["mode"] == "clear":
-        return "IN CLEAR: the coordinator's side saw every department's own update"
-    return (
-        f"{record['mode']}: the coordinator saw sums alone; {record['threshold']} of {record['n']} departments "
-        f"unmask one, never over fewer than {record['min_honest_sum']} honest ones"
-    )
 
 
 def show_result(result: Mapping[str, Any]) -> None:
