@@ -88,6 +88,7 @@ def test_a_run_and_its_json(folder: Path, monkeypatch: Any, capfd: Any) -> None:
         "seconds_to_first_round",
         "round_seconds",
         "leg_seconds_median",
+        "secagg",
         "peak_memory_mb",
         "run_dir",
     }

@@ -230,7 +230,7 @@ def test_the_public_part_says_nothing_of_the_place_and_round_trips(
         ('{"version": 99, "run": "a", "settings": {}}', MessageError),
         ('{"version": 1, "run": 3, "settings": {}}', MessageError),
         ('{"version": 1, "run": "a", "settings": []}', MessageError),
-        ('{"version": 1, "run": "a", "settings": {"model": 3}}', SettingsError),
+        ('{"version": 2, "run": "a", "settings": {"model": 3}}', SettingsError),
         ("[" * 100_000, MessageError),
     ],
 )
