@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -160,7 +161,8 @@ class Service:
             self._said = [*self._said[-50:], line]
             if CONNECTED in line:
                 logger.info("connected to %s", self._settings.server)
-                self._admitted.touch()
+                with suppress(OSError):  # a full disk; this thread must go on reading what the process says
+                    self._admitted.touch()
                 self._refused_since = None
 
 

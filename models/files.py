@@ -61,8 +61,8 @@ def read_bounded(path: Path, limit: int) -> bytes:
             data = file.read(limit + 1)
     except OSError as error:
         raise StoreError(
-            f"{path}: cannot be read ({error.strerror or error}); restore it or save the model again"
+            f"{path}: cannot be read ({error.strerror or error}); correct the path, or restore it"
         ) from error
     if len(data) > limit:
-        raise StoreError(f"{path}: larger than {limit} bytes; it is no file of ours, restore it from a copy")
+        raise StoreError(f"{path}: larger than {limit} bytes; it is not the file that was made, get it again")
     return data

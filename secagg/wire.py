@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -103,7 +104,7 @@ def strictly_increasing(ids: Iterable[int]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Message:
+class Message(ABC):
     """A message: ``run`` (32 bytes), ``epoch`` and ``sender`` stand in its header."""
 
     TYPE: ClassVar[int]
@@ -133,14 +134,14 @@ class Message:
         """Return the 45 bytes before the body."""
         return b"".join((MAGIC, u8(self.TYPE), self.run, u32(self.epoch), u32(self.sender)))
 
+    @abstractmethod
     def body(self) -> bytes:
         """Return what follows the header; of a member's message, what its signature covers."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def _read(cls, r: Reader) -> dict[str, Any]:
         """Read the body's fields."""
-        raise NotImplementedError
 
     def require(self, *, run: bytes, epoch: int, sender: int = SERVER) -> None:
         """Refuse a message of another run or epoch, or from another sender.

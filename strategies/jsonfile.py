@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from models.errors import StoreError
+from models.files import read_bounded
 from strategies.errors import SettingsError
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -14,13 +16,9 @@ MAX_BYTES = 4 * 1024 * 1024
 def read_bytes(file: Path, limit: int = MAX_BYTES) -> bytes:
     """The content of a file of at most ``limit`` bytes; raises :class:`SettingsError`."""
     try:
-        with file.open("rb") as opened:
-            data = opened.read(limit + 1)
-    except OSError as error:
-        raise SettingsError(f"{file}: cannot be read ({error.strerror}); correct the path") from None
-    if len(data) > limit:
-        raise SettingsError(f"{file}: larger than {limit} bytes, so not the file that was made; have it sent again")
-    return data
+        return read_bounded(file, limit)
+    except StoreError as error:
+        raise SettingsError(str(error)) from None
 
 
 def read_object(file: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
