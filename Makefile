@@ -28,7 +28,7 @@ check: lint types
 	$(BIN)/pytest -m 'not federation and not slow'
 
 lint: install
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 
 types: install

@@ -8,10 +8,10 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
-from secagg.client import Me
 
 from client.config import ClientSettings
 from client.errors import ConfigError
+from secagg.client import Me
 from secagg.thresholds import Floors
 
 LOST = 'restore it from a backup, or enrol this machine anew with "confide client enrol"'

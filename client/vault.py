@@ -120,7 +120,10 @@ class DiskVault:
         """Write the record, the large reply, then the epoch that vouches for it."""
         folder = self._folder(run)
         with _durable():
-            write_atomic(self.directory / "records", pins.to_bytes(), secret=True)
+            file, data = self.directory / "records", pins.to_bytes()
+            # Most steps change the epoch alone, and making a file durable is the slow part of a small step.
+            if not (file.exists() and file.read_bytes() == data):
+                write_atomic(file, data, secret=True)
             if not folder.exists():
                 self._erase_others(folder)
                 folder.mkdir(mode=0o700)

@@ -27,11 +27,12 @@ from secagg.roster import Roster, open_permit, open_roster
 from secagg.thresholds import threshold
 from server.errors import RunError
 from server.evaluation import TestSet
+from server.planning import check_sealable
 from server.plots import draw
 from server.runs import RunDirectory, now
 from strategies.agreement import ANY_SIZE, digest, layout_of, model_of, plan_for, read_spec, task_of
 from strategies.errors import RunStoppedError
-from strategies.lanes import Layout, sealed_encoding
+from strategies.lanes import Layout
 from strategies.rounds import RoundReport, Rounds
 from strategies.runfile import parse
 from strategies.sealed import Envelopes, SealedSums
@@ -238,7 +239,7 @@ def _sums(
         permit, _ = open_permit(envelopes.permit, envelopes.governance, int(time.time()))
     except SecaggError as error:
         raise RunError(f"roster or permit of run {run}: {error}") from None
-    sealed_encoding(settings, layout, task, len(roster.members))  # too many for exact sums? Before anybody is asked
+    check_sealable(settings, len(roster.members))  # before anybody is asked
     books.directory.update(secagg=sealing_record(settings, roster))
     return SealedSums(
         grid=grid,

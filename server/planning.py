@@ -75,9 +75,9 @@ def cohort_size(settings: RunSettings, departments: int | None) -> int:
 
 
 def check_sealable(settings: RunSettings, departments: int) -> None:
-    """Raise :class:`SettingsError` where the vectors of so many departments cannot be added up under seal."""
+    """Raise :class:`SettingsError` where a round of so many departments cannot be added up under seal."""
     model, task = model_of(settings, seed=0), task_of(settings)
-    sealed_encoding(settings, layout_of(settings, model, task), task, max(departments, MIN_COHORT))
+    sealed_encoding(settings, layout_of(settings, model, task), task, cohort_size(settings, departments))
 
 
 def sealed_bytes(settings: RunSettings, layout: Layout, task: Task, cohort: int) -> int:
