@@ -7,8 +7,10 @@ import sys
 import typer
 from rich.markup import escape
 
+from client.audit_cli import audit_app
 from client.cli import app as client_app
 from client.errors import ClientError
+from client.privacy_cli import privacy_app
 from models.errors import ModelError
 from models.inputs.errors import DataError
 from privacy.errors import PrivacyError
@@ -39,6 +41,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(client_app, name="client")
+app.add_typer(privacy_app, name="privacy")
+app.add_typer(audit_app, name="audit")
 app.add_typer(federation_app, name="federation")
 app.add_typer(server_app, name="server")
 app.add_typer(run_app, name="run")

@@ -12,16 +12,10 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.errors import RefusalError
 from client.site import site_for
-from client.train import Site, carry_out, take_step
-from models.errors import ModelError
-from models.inputs.errors import DataError
-from privacy.errors import AccountingError, BadPlan
-from secagg.errors import SecaggError
-from strategies.errors import MessageError, SettingsError
-from strategies.status import Status
-from strategies.wire import SealedStep, answer, asked
+from client.statuses import status_of
+from client.train import Site, carry_out, take_ledger_step, take_step
+from strategies.wire import LedgerStep, SealedStep, answer, asked
 
 logger = logging.getLogger("confide.client")
 
@@ -40,6 +34,8 @@ def respond(message: Message, site: Callable[[str], Site]) -> Message:
         request = asked(message.content)
         if isinstance(request, SealedStep):
             return Message(take_step(request, site(request.spec)), reply_to=message)
+        if isinstance(request, LedgerStep):
+            return Message(take_ledger_step(request, site(request.spec)), reply_to=message)
         record = carry_out(request, site(request.spec))
     except Exception as error:  # noqa: BLE001 - whatever happens, only a status code may leave
         status = status_of(error)
@@ -47,18 +43,3 @@ def respond(message: Message, site: Callable[[str], Site]) -> Message:
         return Message(answer(status), reply_to=message)
     logger.info("run %s, round %d: answered", request.run, request.round)
     return Message(record, reply_to=message)
-
-
-def status_of(error: Exception) -> Status:
-    """The status code that stands for an error."""
-    if isinstance(error, RefusalError):
-        return error.status
-    if isinstance(error, DataError):
-        return Status.DATA_UNUSABLE
-    if isinstance(error, SecaggError):
-        return Status.SEALING_REFUSED
-    if isinstance(error, MessageError | SettingsError | ModelError):
-        return Status.BAD_MESSAGE
-    if isinstance(error, AccountingError | BadPlan):
-        return Status.REFUSED_BY_POLICY
-    return Status.TRAINING_FAILED

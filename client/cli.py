@@ -12,12 +12,13 @@ from rich.table import Table
 
 from client import config
 from client.errors import ConfigError
+from client.privacy_cli import dataset_app
 from strategies.console import console, output, print_json
 from strategies.toml import validated
 
 app = typer.Typer(no_args_is_help=True, help="A department's machine: enrol, point at data, take part.")
-dataset_app = typer.Typer(no_args_is_help=True, help="Which data sets this machine offers, and where they lie.")
-app.add_typer(dataset_app, name="dataset")
+# Its place before there was a ledger; scripts know it.
+app.add_typer(dataset_app, name="dataset", hidden=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 
@@ -46,43 +47,6 @@ def enrol(
         output.print(f"  [bold]{result['governance_fingerprint']}[/]")
 
 
-@dataset_app.command("add", epilog="Example: confide client dataset add claims-2026 claims.csv --declared-size 12000")
-def dataset_add(
-    name: Annotated[str, typer.Argument(help="The data set's public name.")],
-    path: Annotated[str, typer.Argument(help="File or folder with the data.")],
-    declared_size: Annotated[int, typer.Option(help="The public size: a round number near the real one.")],
-    labels_path: Annotated[str | None, typer.Option(help="Labels of IDX files.")] = None,
-    person: Annotated[str | None, typer.Option(help="Column that identifies a person: one row each is kept.")] = None,
-    json: Json = False,
-) -> None:
-    """Offer a data set under a name. Only the name and the declared size are ever public."""
-    absolute = path
-    if not path.startswith(("sklearn:", "hf:")):
-        absolute = str(config.expanded(path).resolve())
-        if not Path(absolute).exists():
-            raise ConfigError(f"path = {path}: no such file or folder; correct it")
-    entry: dict[str, Any] = {"path": absolute, "declared_size": declared_size}
-    entry |= {"labels_path": labels_path and str(Path(labels_path).resolve()), "person": person}
-    config.add_dataset(name, validated(config.DatasetSettings, entry, where=f"dataset {name}"))
-    if json:
-        print_json({"dataset": name, "path": absolute, "declared_size": declared_size})
-    else:
-        output.print(escape(f"{name}: {absolute}, declared as {declared_size} records"))
-
-
-@dataset_app.command("list", epilog="Example: confide client dataset list --json")
-def dataset_list(json: Json = False) -> None:
-    """List the data sets this machine offers."""
-    settings = config.load_settings()
-    if json:
-        print_json({name: entry.model_dump() for name, entry in settings.dataset.items()})
-        return
-    table = Table("data set", "declared size", "path", title=f"Offered by {settings.name}")
-    for name, entry in settings.dataset.items():
-        table.add_row(escape(name), str(entry.declared_size), escape(entry.path))
-    output.print(table)
-
-
 @app.command(epilog="Example: confide client check run.toml")
 def check(
     run_file: Annotated[Path, typer.Argument(help="The run file, from the platform team.")],
@@ -94,7 +58,7 @@ def check(
     """Read this machine's data as a run would, and say what a run would find. Nothing leaves."""
     from client import descriptions
     from client.data import describe, load
-    from strategies.agreement import canonical
+    from strategies.jsonfile import canonical
     from strategies.runfile import load as load_run
 
     settings = config.load_settings()
@@ -148,14 +112,20 @@ def evaluate(
 @app.command(epilog="Example: confide client run")
 def run(verbose: Annotated[bool, typer.Option(help="Show what Flower says, too.")] = False) -> None:
     """Take part in runs until stopped. Runs only the code installed here, never what the server sends."""
+    from client import rotation
     from client.identity import load_me
     from client.log import to_file
+    from client.policies import open_ledger
     from client.runner import Service, check_connection
     from strategies.environment import stop_with_parent_if_asked
 
     settings = config.load_settings()
     to_file(verbose=verbose)
+    rotation.finish(settings)
     load_me(settings)  # a key that is lost is told now, and not as a refusal in the first sealed round
+    ledger = open_ledger(settings)
+    ledger.check_all()  # what was edited, or put back from a backup, is told now
+    ledger.policy()
     check_connection(settings)
     stop_with_parent_if_asked()
     service = Service(settings)
@@ -174,6 +144,6 @@ def _entry(settings: config.ClientSettings, name: str | None) -> Any:
     if entry is None:
         known = ", ".join(settings.dataset) or "none"
         raise ConfigError(
-            f'data set {name}: not offered here (known: {known}); add it with "confide client dataset add"'
+            f'data set {name}: not offered here (known: {known}); add it with "confide privacy dataset add"'
         )
     return entry

@@ -8,7 +8,6 @@
     private_key = "node.key"
     identity_key = "identity.key"
     governance = "governance.pub"
-    allow_without_privacy = false
     threads = 1
 
     [sealing]
@@ -20,8 +19,8 @@
     declared_size = 12000
     person = "patient_id"
     validation = 0.1
-    max_epsilon = 8.0       # what one run may cost a record at most
-    max_delta = 1e-5
+
+What its records may be spent on is no setting but a signed policy (:mod:`privacy.policy`).
 """
 
 from __future__ import annotations
@@ -56,8 +55,6 @@ class DatasetSettings(Section):
     labels_path: str | None = None
     person: str | None = None
     validation: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    max_epsilon: Annotated[float, Field(gt=0, le=1000)] = 8.0
-    max_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
 
 
 class SealingSettings(Section):
@@ -82,7 +79,6 @@ class ClientSettings(Section):
     private_key: str = "node.key"
     identity_key: str = "identity.key"
     governance: str = "governance.pub"
-    allow_without_privacy: bool = False
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     sealing: SealingSettings = SealingSettings()
     dataset: dict[str, DatasetSettings] = Field(default={})
@@ -97,6 +93,16 @@ class ClientSettings(Section):
 def directory() -> Path:
     """Where this department's state lies."""
     return room("client")
+
+
+def ledger_directory() -> Path:
+    """Where this department's privacy ledger lies."""
+    return directory() / "ledger"
+
+
+def policy_file() -> Path:
+    """Where the operator writes the policy; what is in force lies in the ledger."""
+    return directory() / "policy.toml"
 
 
 def load_settings(path: Path | None = None) -> ClientSettings:
@@ -140,7 +146,7 @@ def first_settings(*, name: str, server: str) -> bytes:
         validated(ClientSettings, {"name": name, "server": server}, where="client")
     except SettingsError as error:
         raise ConfigError(str(error)) from None
-    return f"name = {_toml(name)}\nserver = {_toml(server)}\n".encode()
+    return f"name = {toml_text(name)}\nserver = {toml_text(server)}\n".encode()
 
 
 def add_dataset(name: str, entry: DatasetSettings, path: Path | None = None) -> None:
@@ -148,8 +154,8 @@ def add_dataset(name: str, entry: DatasetSettings, path: Path | None = None) -> 
     file = path or directory() / FILE
     if name in load_settings(file).dataset:
         raise ConfigError(f"dataset.{name}: is configured already; edit {file} to change it")
-    lines = ["", f"[dataset.{_toml(name)}]"]
-    lines += [f"{field} = {_toml(value)}" for field, value in entry.model_dump(exclude_none=True).items()]
+    lines = ["", f"[dataset.{toml_text(name)}]"]
+    lines += [f"{field} = {toml_text(value)}" for field, value in entry.model_dump(exclude_none=True).items()]
     try:
         added = "\n".join([*lines, ""]).encode()
     except UnicodeEncodeError:
@@ -157,9 +163,19 @@ def add_dataset(name: str, entry: DatasetSettings, path: Path | None = None) -> 
     write_atomic(file, file.read_bytes() + added, secret=True)
 
 
-def _toml(value: str | float) -> str:
+def toml_text(value: str | float) -> str:
     """A value as TOML writes it: as JSON does, but without surrogate pairs and the delete character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def located(path: str) -> str:
+    """An absolute path of what a user named; raises :class:`ConfigError` where nothing is. A bundled set is none."""
+    if path.startswith(("sklearn:", "hf:")):
+        return path
+    absolute = expanded(path).resolve()
+    if not absolute.exists():
+        raise ConfigError(f"path = {path}: no such file or folder; correct it")
+    return str(absolute)
 
 
 def _absolute(here: Path, path: str | None) -> str | None:

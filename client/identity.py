@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    load_pem_private_key,
+    load_pem_public_key,
+    load_ssh_private_key,
+)
 
 from client.config import ClientSettings
 from client.errors import ConfigError
@@ -19,12 +24,8 @@ LOST = 'restore it from a backup, or enrol this machine anew with "confide clien
 
 def load_me(settings: ClientSettings) -> Me:
     """This machine's part in sealed sums; raises :class:`ConfigError` naming the file and the fix."""
-    key_file, governance_file = Path(settings.identity_key), Path(settings.governance)
-    _refuse_shared(key_file)
-    key = _loaded(key_file, "identity_key")
+    key, governance_file = load_key(settings), Path(settings.governance)
     governance = _loaded(governance_file, "governance")
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"identity_key = {key_file}: no Ed25519 private key; {LOST}")
     if not isinstance(governance, Ed25519PublicKey):
         raise ConfigError(f"governance = {governance_file}: no Ed25519 public key; {LOST}")
     sealing = settings.sealing
@@ -37,6 +38,28 @@ def load_me(settings: ClientSettings) -> Me:
             min_colluders=sealing.min_colluders,
         ),
     )
+
+
+def load_key(settings: ClientSettings) -> Ed25519PrivateKey:
+    """This machine's signing key, which is its ledger's too; raises :class:`ConfigError`."""
+    file = Path(settings.identity_key)
+    _refuse_shared(file)
+    key = _loaded(file, "identity_key")
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigError(f"identity_key = {file}: no Ed25519 private key; {LOST}")
+    return key
+
+
+def load_node_key(settings: ClientSettings) -> ec.EllipticCurvePublicKey:
+    """The public part of the key that this machine connects with; raises :class:`ConfigError`."""
+    file = Path(settings.private_key)
+    try:
+        key = load_ssh_private_key(file.read_bytes(), None)
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(f"private_key = {file}: cannot be read ({type(error).__name__}); {LOST}") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"private_key = {file}: no P-384 private key; {LOST}")
+    return key.public_key()
 
 
 def _loaded(file: Path, field: str) -> object:

@@ -63,6 +63,14 @@ class Sealing:
             self.vault.keep(run, pins, state)
         return reply
 
+    def check_set_up(self, run: str, spec: str) -> None:
+        """Refuse a run that was not set up here, or with other settings than its permit's."""
+        with refusals(), self.vault.locked():
+            _, state = self.vault.load(run_id(run))
+            if state is None:
+                raise StateError("no set-up of this run is known here; a new one is needed")
+            check_permitted(state, spec)
+
     def _answer(self, step: SealedStep, pins: Pins, state: EpochState | None) -> tuple[Pins, EpochState, bytes]:
         """The protocol's answer to one message."""
         kind = step.message[len(MAGIC)] if step.message[: len(MAGIC)] == MAGIC and step.message[len(MAGIC) :] else None

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import torch
 from flwr.app import Context
 
 from client import config
+from client.account import Account, registered
+from client.commitment import commitment, split_commitment
 from client.data import DatasetEntry, DepartmentData, Split, load
 from client.descriptions import check_description
 from client.errors import ConfigError, RefusalError
 from client.identity import load_me
+from client.policies import open_ledger
 from client.sealing import Sealing
 from client.state import DiskJournal, MemoryJournal
 from client.train import Site
 from client.vault import DiskVault
 from models.inputs.bundled import PREFIX
 from models.inputs.schema import DataSettings
+from privacy.ledger import Ledger
 from privacy.noise import SecureRandom
-from strategies.agreement import canonical, read_spec
+from strategies.agreement import read_spec
+from strategies.jsonfile import canonical
 from strategies.status import Status
 from strategies.toml import validated
 
@@ -48,28 +54,30 @@ def site_for(spec: str, context: Context) -> Site:
     if entry is None:
         raise RefusalError(
             Status.UNKNOWN_DATASET,
-            f'no [dataset."{name}"] in client.toml; add it with "confide client dataset add" to take part',
+            f'no [dataset."{name}"] in client.toml; add it with "confide privacy dataset add" to take part',
         )
+    ledger = open_ledger(own)
+    account = Account(ledger=ledger, dataset=name)
     return Site(
-        data=partial(_load, description, entry, own.name),
+        data=partial(_registered, ledger, name, description, entry, own.name),
         journal=DiskJournal(config.directory() / "runs"),
         random=_fresh,
-        sealing=None if settings.secagg.clear else _sealing(own),
+        sealing=None if settings.secagg.clear else _sealing(own, account.min_cohort()),
         allow_clear=own.sealing.allow_clear,
-        allow_without_privacy=own.allow_without_privacy,
-        max_epsilon=own.dataset[name].max_epsilon,
-        max_delta=own.dataset[name].max_delta,
+        account=account,
         declared_size=entry.declared_size,
         agree=partial(check_description, config.directory(), name, description),
     )
 
 
-def _sealing(own: config.ClientSettings) -> Sealing:
+def _sealing(own: config.ClientSettings, min_cohort: int) -> Sealing:
     """This machine's identity and state for sealed sums; raises :class:`RefusalError` where it has none."""
     try:
-        return Sealing(me=load_me(own), vault=DiskVault(config.directory() / "sealing"))
+        me = load_me(own)
     except ConfigError as error:
         raise RefusalError(Status.SEALING_REFUSED, str(error)) from None
+    floors = replace(me.floors, min_cohort=max(me.floors.min_cohort, min_cohort))
+    return Sealing(me=replace(me, floors=floors), vault=DiskVault(config.directory() / "sealing"))
 
 
 def dataset_entry(settings: config.ClientSettings, name: str) -> DatasetEntry | None:
@@ -92,9 +100,27 @@ def _fresh(_purpose: str) -> SecureRandom:
     return SecureRandom()
 
 
+def _registered(ledger: Ledger, dataset: str, description: str, entry: DatasetEntry, name: str) -> DepartmentData:
+    """The data set as it was registered; raises :class:`RefusalError` where it was changed since."""
+    known = registered(ledger, dataset)
+    if known.declared_size != entry.declared_size or known.split != split_commitment(entry):
+        raise RefusalError(
+            Status.DATASET_CHANGED,
+            f"data set {dataset}: client.toml has another size, person column, share or split key than were "
+            f'registered; put them back, or register the change with "confide privacy dataset update {dataset}"',
+        )
+    return _load(description, entry, name, known.commitment)
+
+
 @lru_cache(maxsize=2)
-def _load(description: str, entry: DatasetEntry, name: str) -> DepartmentData:
-    """Read a data set once per process and description."""
+def _load(description: str, entry: DatasetEntry, name: str, content: bytes | None = None) -> DepartmentData:
+    """Read a data set once per process, description and registered content."""
+    if content is not None and commitment(entry) != content:
+        raise RefusalError(
+            Status.DATASET_CHANGED,
+            "the data are not those that were registered; register them as a new version with "
+            '"confide privacy dataset update"',
+        )
     settings = validated(DataSettings, json.loads(description), where="spec: data")
     # How many records there are here is no question for the server to ask.
     settings = settings.model_copy(update={"max_rows": DataSettings.model_fields["max_rows"].default})
@@ -125,7 +151,8 @@ def _bundled_site(name: str, description: str, context: Context) -> Site:
         records=len(train.inputs),
     )
     # The records are public: there is nothing to seal.
-    return Site(data=data, allow_clear=True, journal=_stock_journals.setdefault(share, MemoryJournal()), random=_fresh)
+    journal = _stock_journals.setdefault(share, MemoryJournal())
+    return Site(data=data, public=True, allow_clear=True, journal=journal, random=_fresh)
 
 
 def _every(split: Split, start: int, step: int) -> Split:

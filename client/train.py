@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from flwr.app import RecordDict
 from torch import nn
 
+from client.account import Account, abandoning, model_digest
 from client.data import DepartmentData, Split
 from client.errors import RefusalError
 from client.plain import PlainTrainer
@@ -19,22 +21,20 @@ from client.state import Journal
 from models.measure import summed_lanes
 from models.task import Task
 from models.vector import load_vector, to_vector
-from privacy.accounting import epsilon, quick_epsilon
 from privacy.dpsgd import PrivateTrainer
 from privacy.metrics import metric_release
 from privacy.noise import SecureRandom
 from privacy.plan import PrivacyPlan
+from privacy.reservation import Reservation
 from strategies import rules
 from strategies.agreement import digest, layout_of, metric_mode, model_of, plan_for, read_spec, task_of
 from strategies.errors import MessageError
 from strategies.lanes import FloatVector, Lanes, Layout, control_bound, largest_weight, sealed_encoding, sealed_values
 from strategies.settings import RunSettings
 from strategies.status import Status
-from strategies.wire import Instruction, SealedStep, answer
+from strategies.wire import Instruction, LedgerStep, SealedStep, answer, to_bytes
 
 Randomness = Callable[[str], SecureRandom]
-# Renyi accounting is seldom coarser than this; beyond it the slow accountants are not asked.
-WORTH_A_CLOSER_LOOK = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,10 @@ class Site:
 
     ``random`` gives the generator for a purpose; on a real machine always a fresh one keyed by
     the operating system. ``sealing`` is the machine's part in sealed sums, ``allow_clear`` permits runs
-    without them. ``simulated`` permits what only a simulation may do. ``max_epsilon`` and
-    ``max_delta`` cap what one run may cost a record here. ``declared_size`` is the data set's public size,
-    known without reading it; ``agree`` checks, and the first time pins, how the run describes the data.
+    without them. ``account`` is the data set's in this machine's ledger; there is none only where ``simulated``,
+    which permits what only a simulation may do, or where the records are ``public``. ``declared_size`` is the data
+    set's public size, known without reading it; ``agree`` checks, and the first time pins, how the run describes the
+    data.
     """
 
     data: DepartmentData | Callable[[], DepartmentData]
@@ -53,10 +54,9 @@ class Site:
     random: Randomness
     sealing: Sealing | None = None
     allow_clear: bool = False
+    account: Account | None = None
     simulated: bool = False
-    allow_without_privacy: bool = False
-    max_epsilon: float | None = None
-    max_delta: float | None = None
+    public: bool = False
     gradients: str | None = None
     declared_size: int | None = None
     agree: Callable[[], None] = lambda: None
@@ -96,24 +96,32 @@ def carry_out(instruction: Instruction, site: Site) -> RecordDict:
     if own.run != instruction.run:
         raise RefusalError(Status.BAD_MESSAGE, f"run {instruction.run}: the spec speaks of {own.run}")
     if own.settings.secagg.clear:
-        lanes, following = _contribution(own, instruction, site)
-        with _diverging():
-            vector = own.layout.pack(lanes)
-        _keep_control(own, site, following)
+        with _accounted(own, instruction, site) as reservation:
+            lanes, following = _contribution(own, instruction, site, reservation)
+            with _diverging():
+                vector = own.layout.pack(lanes)
+            _keep_control(own, site, following)
+            _release(reservation, instruction, to_bytes(vector))
         return answer(Status.OK, vector)
     # What the governance permitted comes first: nothing else of this machine is a question for the server to ask.
-    with _sealing(site).opened(instruction, own.settings) as opened:
+    with (
+        _sealing(site).opened(instruction, own.settings) as opened,
+        _accounted(own, instruction, site) as reservation,
+    ):
         if opened.opened.reply is not None:  # asked again, and answered with the same bytes
+            _release(reservation, instruction, opened.opened.reply)
             return answer(Status.OK, sealed=opened.opened.reply)
         encoding = sealed_encoding(own.settings, own.layout, own.task, opened.opened.n)
-        lanes, following = _contribution(own, instruction, site)
+        lanes, following = _contribution(own, instruction, site, reservation)
         if following is not None and not lanes.finite:
             following = None  # nothing will be sent of it
         with _diverging():
             values = sealed_values(own.settings, own.layout, lanes)
         encoded, _ = encoding.encode(values, site.random(f"rounding/{instruction.round}").token(32))
         sealed = opened.seal(instruction, encoding.describe(), encoded)
-    _keep_control(own, site, following)
+        _keep_control(own, site, following)
+        # Last of all: the bytes are durable, and from here on nothing of this round can be given back.
+        _release(reservation, instruction, sealed)
     return answer(Status.OK, sealed=sealed)
 
 
@@ -127,8 +135,28 @@ def take_step(step: SealedStep, site: Site) -> RecordDict:
     sealed = _sealing(site).step(step)
     # Who would refuse to train says so before the others count on its masks, but only in a permitted run.
     check_policy(own.settings, site)
+    if site.account is not None:
+        site.account.check(own.settings, own.run)
     site.agree()
     return answer(Status.OK, sealed=sealed)
+
+
+def take_ledger_step(step: LedgerStep, site: Site) -> RecordDict:
+    """Reserve or settle a run in this machine's ledger; raises :class:`RefusalError` or a PrivacyError.
+
+    Under seal only for a run whose permit was checked: otherwise a coordinator could use a budget up, or find out
+    what is left of it, with runs that nobody permitted.
+    """
+    own = bench(step.spec)
+    if own.run != step.run:
+        raise RefusalError(Status.BAD_MESSAGE, f"run {step.run}: the spec speaks of {own.run}")
+    if site.account is None:
+        raise RefusalError(Status.BAD_MESSAGE, "no ledger is kept here: the records are public, or simulated")
+    if not own.settings.secagg.clear:
+        _sealing(site).check_set_up(step.run, step.spec)
+    check_policy(own.settings, site)
+    site.agree()
+    return answer(Status.OK, statement=site.account.state(step, own.settings))
 
 
 def _sealing(site: Site) -> Sealing:
@@ -138,15 +166,44 @@ def _sealing(site: Site) -> Sealing:
     return site.sealing
 
 
-def _contribution(own: Bench, instruction: Instruction, site: Site) -> tuple[Lanes, FloatVector | None]:
-    """Check the policy, then measure and train as instructed: the lanes, and SCAFFOLD's next own variate."""
+@contextmanager
+def _accounted(own: Bench, instruction: Instruction, site: Site) -> Iterator[Reservation | None]:
+    """Check the policy and have the run's whole cost written down, before anything of the data is looked at.
+
+    A round that fails afterwards is written down, too, with the word that leaves.
+    """
     check_policy(own.settings, site)
     check_round(own.settings, instruction)
     load_vector(own.model, instruction.model)  # refuses a wrong length or non-finite values
     site.agree()
+    reservation = None
+    if site.account is not None:
+        reservation = site.account.reserve(own.settings, own.run, instruction.spec)
+    elif not (site.simulated or site.public):
+        raise RefusalError(Status.REFUSED_BY_POLICY, "no ledger: private records are not read without one")
+    with abandoning(reservation, instruction.round):
+        yield reservation
+
+
+def _release(reservation: Reservation | None, instruction: Instruction, update: bytes) -> None:
+    """Write down that these bytes are about to leave."""
+    if reservation is not None:
+        reservation.release(
+            instruction.round,
+            train=instruction.train,
+            evaluate=instruction.evaluate,
+            model=model_digest(instruction),
+            update=hashlib.sha256(update).hexdigest(),
+        )
+
+
+def _contribution(
+    own: Bench, instruction: Instruction, site: Site, reservation: Reservation | None
+) -> tuple[Lanes, FloatVector | None]:
+    """Measure and train as instructed and as reserved: the lanes, and SCAFFOLD's next own variate."""
     site.journal.begin(own.run, own.digest, instruction.round)
     data = site.records()  # only now: whatever the data make of this request has cost the server a round
-    plan = plan_for(own.settings, declared_size=data.declared_size)
+    plan = plan_for(own.settings, declared_size=data.declared_size) if reservation is None else reservation.plan
     metrics = np.zeros(len(own.layout.metrics))
     if instruction.evaluate and own.layout.metrics:
         metrics = _measure(own, plan, site, data, instruction.round)
@@ -197,37 +254,11 @@ def check_policy(settings: RunSettings, site: Site) -> None:
             'the run asks for secagg.mode = "clear": the coordinator would see this department\'s own update; '
             "set allow_clear = true under [sealing] in client.toml to permit it",
         )
-    if not settings.privacy.on and not site.allow_without_privacy:
-        raise RefusalError(
-            Status.REFUSED_BY_POLICY,
-            'the run asks for privacy = "off"; set allow_without_privacy = true in client.toml to permit it',
-        )
-    plan = plan_for(settings, declared_size=1)  # the size is no part of the cost
-    if plan is not None:
-        check_caps(plan, site)
+    if not settings.privacy.on and site.account is None:
+        raise RefusalError(Status.REFUSED_BY_POLICY, 'the run asks for privacy = "off", and no policy permits it here')
+    plan_for(settings, declared_size=1)  # refuses noised metrics for which no noise was agreed
     if settings.privacy.on and metric_mode(settings.privacy) == "plain":
         raise RefusalError(Status.REFUSED_BY_POLICY, 'metrics = "plain" is for simulations alone')
-
-
-def check_caps(plan: PrivacyPlan, site: Site) -> None:
-    """Refuse a run whose whole plan may cost a record more than this data set's caps for one run."""
-    if site.max_delta is not None and plan.delta > site.max_delta:
-        raise RefusalError(
-            Status.REFUSED_BY_POLICY, f"delta = {plan.delta:g} is more than max_delta = {site.max_delta:g}"
-        )
-    # Renyi accounting bounds the cost in microseconds; only where it is too coarse are the others asked.
-    if site.max_epsilon is None:
-        return
-    cost = quick_epsilon(plan)
-    if cost <= site.max_epsilon:
-        return
-    if cost <= WORTH_A_CLOSER_LOOK * site.max_epsilon:
-        cost = epsilon(plan).pld
-    if cost > site.max_epsilon:
-        raise RefusalError(
-            Status.REFUSED_BY_POLICY,
-            f"the run may cost epsilon {cost:.3f} (delta {plan.delta:g}), more than max_epsilon = {site.max_epsilon:g}",
-        )
 
 
 def measure(model: nn.Module, task: Task, split: Split) -> np.ndarray:

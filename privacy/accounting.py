@@ -6,13 +6,15 @@ The figures are those of ``accountants``; a plan's cost is the larger of its two
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from scipy.optimize import brentq
 
 from privacy.accountants import ORDERS, PRV_RESOLUTION, Epsilon, Mechanism, compose, rdp, renyi_epsilon
 from privacy.errors import BadPlan, CannotCalibrate
+from privacy.filter import floor, holds
 from privacy.plan import MAX_NOISE_MULTIPLIER, PrivacyPlan, Unit
+from privacy.renyi import curve
 
 __all__ = ["ORDERS", "Epsilon", "Mechanism", "calibrate", "compose", "epsilon", "rdp"]
 
@@ -79,6 +81,7 @@ def calibrate(
     declared_size: int,
     metrics: bool,
     unit: Unit = "record",
+    orders: tuple[int, ...] | None = None,
 ) -> PrivacyPlan:
     """Return the plan with the least noise whose *largest* printed epsilon stays at or below ``epsilon``.
 
@@ -95,6 +98,8 @@ def calibrate(
         declared_size: as in :class:`PrivacyPlan`.
         metrics: whether validation metrics are released.
         unit: as in :class:`PrivacyPlan`.
+        orders: orders of a privacy filter (``privacy.filter``): what it enforces for the whole plan at ``delta``
+            must stay at or below ``epsilon``, too.
 
     Raises:
         BadPlan: another argument is refused.
@@ -117,8 +122,9 @@ def calibrate(
         )
 
     draft = plan(1.0, 1.0 if metrics else None)
-    noise = _least_noise(draft.sampling_rate, draft.steps, delta, float(epsilon))
-    metric_noise = _least_noise(1.0, draft.metric_releases, delta, float(epsilon)) if metrics else None
+    least = _least_noise if orders is None else partial(_least_filtered, orders)
+    noise = least(draft.sampling_rate, draft.steps, delta, float(epsilon))
+    metric_noise = least(1.0, draft.metric_releases, delta, float(epsilon)) if metrics else None
     return plan(noise, metric_noise)
 
 
@@ -129,6 +135,30 @@ def _within(name: str, value: int | None, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
         raise BadPlan(f"{name}={value!r}: must be an integer in [0, {most}], the plan's own count")
     return value
+
+
+@lru_cache(maxsize=1024)
+def _least_filtered(orders: tuple[int, ...], q: float, steps: int, delta: float, cap: float) -> float:
+    """The least multiplier at which a filter admits the whole plan, and every figure is at most ``cap``."""
+
+    def admitted(sigma: float) -> bool:
+        spend = curve(sampling_rate=q, noise_multiplier=sigma, steps=steps, orders=orders)
+        return holds(spend, (0.0,) * len(orders), orders, delta, cap)
+
+    low, high = MIN_NOISE_MULTIPLIER, MAX_NOISE_MULTIPLIER
+    if not admitted(high):
+        raise CannotCalibrate(
+            f"epsilon={cap:g} at delta={delta:g}: a filter over the orders {list(orders)} admits nothing below "
+            f"epsilon {floor(orders, delta):.3g}; ask for more, take fewer steps, or sign a policy with larger orders"
+        )
+    while high / low > 1 + 1e-4:
+        middle = _rounded_up(math.sqrt(low * high))
+        low, high = (low, middle) if admitted(middle) else (middle, high)
+    # Renyi accounting over all orders and with all of delta: the other two figures are at most slightly above
+    # it, and dear. A filter over several orders is nearly always stricter than the three.
+    if renyi_epsilon(((q, high, steps),), delta) <= cap - 2 * PRV_RESOLUTION:
+        return high
+    return max(high, _least_noise(q, steps, delta, cap))
 
 
 @lru_cache(maxsize=1024)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, cast, get_args
-
-from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from privacy.errors import BadPlan
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
 
 Unit = Literal["record", "client"]
 Adjacency = Literal["zero-out"]
@@ -112,6 +113,9 @@ class PrivacyPlan:
 
     def events(self, rounds: int | None = None) -> tuple[DpEvent, ...]:
         """Return what a training record pays in ``rounds`` rounds (default: all); empty for 0 rounds."""
+        # Slow to import, and most of what plans are made for does not ask for events.
+        from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent  # noqa: PLC0415 - as above
+
         steps = self.steps_per_round * (self.rounds if rounds is None else rounds)
         if steps == 0:
             return ()
@@ -123,6 +127,8 @@ class PrivacyPlan:
 
         It composes in parallel with :meth:`events`: take the larger cost, not the sum.
         """
+        from dp_accounting import GaussianDpEvent, SelfComposedDpEvent  # noqa: PLC0415 - slow to import
+
         count = self.metric_releases if releases is None else releases
         if self.metric_noise is None or count == 0:
             return ()

@@ -18,9 +18,10 @@ from flwr.serverapp import Grid, ServerApp
 from server.conduct import conduct, outcome
 from server.errors import RunError
 from server.evaluation import load_test
-from server.place import runs_directory
+from server.place import place, runs_directory
 from server.planning import create, prepare
 from server.runs import NAME, RunDirectory
+from server.witness import DiskWitness
 from strategies.runfile import load, parse
 
 logger = logging.getLogger("confide.server")
@@ -36,7 +37,9 @@ def main(grid: Grid, context: Context) -> None:
     with outcome(directory):
         settings = parse(directory.document()["settings"], where=str(directory.path / "run.json"))
         test, envelopes = load_test(settings.data), directory.sealing()
-    conduct(grid, directory, test=test, repeatable=False, watch=report, envelopes=envelopes)
+        # Stock SuperNodes hold public data alone and keep no ledger.
+        witness = DiskWitness.at(place().directory / "witness") if name else None
+    conduct(grid, directory, test=test, repeatable=False, watch=report, envelopes=envelopes, witness=witness)
     logger.info("run %s finished: %s", directory.name, directory.path)
 
 

@@ -114,14 +114,26 @@ def remove(name: Annotated[str, typer.Argument(help="The department's name.")], 
 
 @server_app.command("list", epilog="Example: confide server list --json")
 def list_departments(json: Json = False) -> None:
-    """List the admitted departments and whether they are connected."""
+    """List the admitted departments: whether they are connected, and what is left of their budgets.
+
+    Rounds left are those of the newest run's plan, as the department's own ledger says; its data are not asked.
+    """
+    from server.witness import seen
+
     departments = place().control().departments()
+    ledgers = seen(place().directory / "witness")
+    rows = [
+        {"department": d.name, "node": str(d.node), "status": d.status, "ledger": ledgers.get(d.name)}
+        for d in departments
+    ]
     if json:
-        print_json([{"department": d.name, "node": str(d.node), "status": d.status} for d in departments])
+        print_json(rows)
         return
-    table = Table("department", "status")
+    table = Table("department", "status", "ledger entries", "rounds left", "as of")
     for department in departments:
-        table.add_row(escape(department.name), department.status)
+        known = ledgers.get(department.name)
+        told = ("-", "-", "-") if known is None else (str(known["size"]), str(known["rounds_left"]), known["time"])
+        table.add_row(escape(department.name), department.status, *told)
     output.print(table)
 
 

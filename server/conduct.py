@@ -23,13 +23,14 @@ from models.vector import load_vector, to_vector
 from privacy.accounting import Epsilon, epsilon, quick_epsilon
 from privacy.plan import PrivacyPlan
 from secagg.errors import SecaggError
-from secagg.roster import Roster, open_permit, open_roster
-from secagg.thresholds import threshold
+from secagg.roster import open_permit, open_roster
 from server.errors import RunError
 from server.evaluation import TestSet
+from server.labels import epsilon_record, ledger_ranges, privacy_label, sealing_record
 from server.planning import check_sealable
 from server.plots import draw
 from server.runs import RunDirectory, now
+from strategies.accounts import Accounts, LedgerAccounts, NoAccounts, Witness
 from strategies.agreement import ANY_SIZE, digest, layout_of, model_of, plan_for, read_spec, task_of
 from strategies.errors import RunStoppedError
 from strategies.lanes import Layout
@@ -134,17 +135,19 @@ def conduct(
     repeatable: bool,
     watch: Watcher,
     envelopes: Envelopes | None = None,
+    witness: Witness | None = None,
     extra: Callable[[], Mapping[str, np.ndarray]] = dict,
     pictures: bool = True,
 ) -> RunState:
     """Go through all rounds of the run in ``directory``, from its checkpoint if it has one.
 
-    ``envelopes`` are the roster and permit of a sealed run. Leaves the model in ``model/`` and, with
+    ``envelopes`` are the roster and permit of a sealed run; with a ``witness`` departments must have written down
+    what the run costs before they are asked. Leaves the model in ``model/`` and, with
     ``pictures``, the plots in ``plots/``. Raises :class:`RunStoppedError`, and whatever an engine raises;
     ``run.json`` then says ``stopped`` or ``failed``.
     """
     with outcome(directory):
-        state = _conduct(grid, directory, test, envelopes, repeatable=repeatable, watch=watch, extra=extra)
+        state = _conduct(grid, directory, test, envelopes, witness, repeatable=repeatable, watch=watch, extra=extra)
         if pictures:
             _draw(directory)
         # Last of all: whoever waits for this word may end the process that wrote it.
@@ -172,6 +175,7 @@ def _conduct(
     directory: RunDirectory,
     test: TestSet | None,
     envelopes: Envelopes | None,
+    witness: Witness | None,
     *,
     repeatable: bool,
     watch: Watcher,
@@ -209,11 +213,12 @@ def _conduct(
         task=task,
         layout=layout,
         sums=_sums(grid, settings, run, spec, task, layout, books, envelopes),
+        accounts=_accounts(grid, settings, run, spec, books, envelopes, witness),
         observer=books,
     )
     directory.update(status="running", started=now(), ended=None, error=None)
     rounds.go(state)
-    finish(directory, settings, books, state)
+    finish(directory, settings, books, state, witness)
     return state
 
 
@@ -256,7 +261,30 @@ def _sums(
     )
 
 
-def finish(directory: RunDirectory, settings: RunSettings, books: Books, state: RunState) -> None:
+def _accounts(
+    grid: Grid,
+    settings: RunSettings,
+    run: str,
+    spec: str,
+    books: Books,
+    envelopes: Envelopes | None,
+    witness: Witness | None,
+) -> Accounts:
+    """How departments prove that they wrote the run's cost down."""
+    if witness is None:
+        return NoAccounts()
+    keys = None
+    if not settings.secagg.clear and envelopes is not None:
+        roster, _ = open_roster(envelopes.roster, envelopes.governance, int(time.time()))
+        keys = {member.name: member.key for member in roster.members}
+    return LedgerAccounts(
+        grid=grid, run=run, spec=spec, plan=books.plan, witness=witness, keys=keys, stopped=books.stopped
+    )
+
+
+def finish(
+    directory: RunDirectory, settings: RunSettings, books: Books, state: RunState, witness: Witness | None = None
+) -> None:
     """Write the model with its manifest and privacy label, and the final ``run.json``."""
     document = directory.document()
     load_vector(books.model, state.model)
@@ -273,31 +301,19 @@ def finish(directory: RunDirectory, settings: RunSettings, books: Books, state: 
         "spec_digest": digest(document["spec"]),
         "versions": document["versions"],
     }
-    save(directory.model_directory, books.model, manifest=manifest)
     rows = directory.metrics()
+    manifest["metrics"] = rows[-1]["test"] or rows[-1]["validation"] if rows else {}
+    if witness is not None:
+        manifest["ledgers"] = ledger_ranges(rows, state, witness)
+    save(directory.model_directory, books.model, manifest=manifest)
     trained = [row for row in rows if row["trained"]]
     abandoned = sum(row["abandoned"] is not None for row in trained)
     directory.update(
         departments=sorted(state.asked),
         epsilon=list(spent.values()),
-        result=rows[-1]["test"] or rows[-1]["validation"] if rows else {},
+        result=manifest["metrics"],
         rounds_abandoned=abandoned,
     )
-
-
-def sealing_record(settings: RunSettings, roster: Roster | None) -> dict[str, Any]:
-    """How a run's sums are sealed, as results print it: for a cohort of the whole roster."""
-    if settings.secagg.clear or roster is None:
-        return {"mode": "clear", "n": None, "threshold": None, "min_honest_sum": None, "legs_per_round": 1}
-    n = len(roster.members)
-    return {
-        "mode": roster.mode,
-        "n": n,
-        "threshold": threshold(roster.mode, n, roster.colluders, roster.min_honest),
-        "colluders": roster.colluders,
-        "min_honest_sum": roster.min_honest,
-        "legs_per_round": 3 if roster.mode == "strict" else 2,
-    }
 
 
 def _draw(directory: RunDirectory) -> None:
@@ -306,35 +322,6 @@ def _draw(directory: RunDirectory) -> None:
         draw(directory)
     except (ImportError, OSError) as error:  # a finished run is not failed by a missing picture
         logger.warning("run %s: no plots: %s", directory.name, error)
-
-
-def epsilon_record(department: str, figure: Epsilon) -> dict[str, Any]:
-    """A department's epsilon as results print it."""
-    return {
-        "department": department,
-        "opacus_rdp": figure.opacus_rdp,
-        "opacus_prv": figure.opacus_prv,
-        "pld": figure.pld,
-    }
-
-
-def privacy_label(settings: RunSettings, spent: list[dict[str, Any]], private: str) -> dict[str, Any]:
-    """What a model's manifest says of its privacy."""
-    privacy = settings.privacy
-    if not privacy.on:
-        return {"mode": "off", "statement": "trained WITHOUT differential privacy"}
-    return {
-        "mode": privacy.mode,
-        "unit": privacy.unit,
-        "adjacency": "zero-out",
-        "delta": privacy.delta,
-        "departments": spent,
-        "noise_multiplier": privacy.noise_multiplier,
-        "metric_noise": privacy.metric_noise,
-        "max_grad_norm": privacy.max_grad_norm,
-        "sampling_rate": settings.training.sampling_rate,
-        "statement": private,
-    }
 
 
 def _model_seed(settings: RunSettings, directory: RunDirectory) -> int:

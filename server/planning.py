@@ -122,7 +122,7 @@ def prepare(settings: RunSettings, *, real: bool) -> RunSettings:
     secagg = settings.secagg
     if real and secagg.mode is None:
         secagg = secagg.model_copy(update={"mode": "sealed"})
-    return resolve(settings.model_copy(update={"data": resolve_data(data), "secagg": secagg}))
+    return resolve(settings.model_copy(update={"data": resolve_data(data), "secagg": secagg}), enforced=real)
 
 
 def create(settings: RunSettings, runs: Path, *, engine: str, name: str | None = None) -> RunDirectory:

@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from privacy.bundle import write as write_bundle
+from privacy.verify import verify
 
+from models.files import write_atomic
+from privacy.report import build
+from privacy.report_html import html as page
 from server.cli import launch
 from server.display import follow_run, show_forecast
 from server.permits import grant
@@ -23,7 +28,7 @@ from server.runs import RunDirectory
 from simulations.departments import Bench, bench
 from simulations.federation import Federation, FederationError, Member, tail
 from simulations.simulate import headline, measured_on, median_leg, run_baselines, score_directory
-from strategies.console import console, step
+from strategies.console import console, save_json, step
 from strategies.progress import run_progress
 from strategies.runfile import parse
 from strategies.settings import RunSettings
@@ -32,6 +37,8 @@ DATASET = "digits"
 DEPARTMENTS = ("north", "south", "east", "west", "centre")
 TEST_SHARE = 0.2
 DEADLINE_SECONDS = 60.0
+# What every department allows: just the run. Its noise is chosen so that the ledger's own figure meets it.
+POLICY = 'lifetime = { epsilon = "8", delta = "1e-5" }\nmax_runs = 1\nmodels = ["cnn"]\nmetrics = "off"'
 
 RUN: dict[str, Any] = {
     "name": "demo",
@@ -62,6 +69,7 @@ def run_demo(keep: Path | None = None) -> dict[str, Any]:
         finally:
             with step("stopping everything that was started"):
                 federation.stop()
+        ledger = audit(federation, directory)
         public = public_copy(members, settings)
         with console.status("simulating the baselines on the public copy") as status:
             compared = run_baselines(
@@ -70,7 +78,7 @@ def run_demo(keep: Path | None = None) -> dict[str, Any]:
                 directory.path / "baselines",
                 lambda row: status.update(f"baseline on the public copy: {row['name']}"),
             )
-        return _result(directory, public, compared, settings, time.monotonic() - begin)
+        return _result(directory, public, compared, settings, time.monotonic() - begin) | {"ledger": ledger}
 
 
 def run_settings(test: Path, *, max_size: int) -> RunSettings:
@@ -99,7 +107,7 @@ def deal_out(folder: Path) -> tuple[list[Member], Path]:
     for name, rows in zip(DEPARTMENTS, np.array_split(order[:cut], len(DEPARTMENTS)), strict=True):
         path = folder / f"{name}.npz"
         np.savez(path, x=images[rows].astype(np.float32), y=labels[rows])
-        members.append(Member(name=name, dataset=DATASET, path=path, declared_size=len(rows)))
+        members.append(Member(name=name, dataset=DATASET, path=path, declared_size=len(rows), policy=POLICY))
     return members, test
 
 
@@ -125,6 +133,26 @@ def workspace(keep: Path | None) -> Iterator[Path]:
         yield keep.resolve()
         return
     yield Path(tempfile.mkdtemp(prefix="confide-demo-"))
+
+
+def audit(federation: Federation, directory: RunDirectory) -> dict[str, Any]:
+    """What an auditor does: collect everybody's evidence, replay every ledger, write the report."""
+    bundle = directory.path / "evidence"
+    with step("collecting everybody's ledgers, and verifying them"):
+        homes = [federation.home(member.name) for member in federation.members]
+        write_bundle(bundle, homes=[federation.home("coordinator"), *homes])
+        verdict = verify(bundle).to_dict()
+    with step("writing the audit report"):
+        report = build(bundle, verdict)
+        write_atomic(directory.path / "report.html", page(report).encode())
+        save_json(directory.path / "report.json", report)
+    return {
+        "verdict": verdict["verdict"],
+        "bundle": str(bundle),
+        "report": str(directory.path / "report.html"),
+        "datasets": verdict["datasets"],
+        "problems": verdict["problems"],
+    }
 
 
 def _federate(federation: Federation, settings: RunSettings) -> RunDirectory:

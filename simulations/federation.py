@@ -11,14 +11,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from client.config import FILE, DatasetSettings, add_dataset
+from client.config import FILE, load_settings, policy_file, toml_text
+from client.datasets import add
 from client.enrol import enrol
+from client.policies import sign
+from models.files import write_atomic
+from privacy.policy import TEMPLATE
 from server.control import Control
 from server.federation import FOLDER, FederationSettings, Governance, found
 from server.membership import admit
@@ -37,12 +42,13 @@ class FederationError(StrategyError):
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A department to start: its data set (public name, file, declared size)."""
+    """A department to start: its data set (public name, file, declared size), and what its policy says of that."""
 
     name: str
     dataset: str
     path: Path
     declared_size: int
+    policy: str = 'lifetime = { epsilon = "100", delta = "1e-5" }'
 
 
 @dataclass(kw_only=True)
@@ -173,9 +179,36 @@ class Federation:
         if self.allow_clear:
             with (folder / FILE).open("a", encoding="utf-8") as settings:
                 settings.write("\n[sealing]\nallow_clear = true\n")
-        entry = DatasetSettings(path=str(member.path), declared_size=member.declared_size)
-        add_dataset(member.dataset, entry, path=folder / FILE)
+        with self._at_home(member.name):
+            self._allow(member)
         admit(self.governance, read_request(Path(made["request"])))
+
+    def _allow(self, member: Member) -> None:
+        """What an operator does for a data set: register it, and sign a policy."""
+        add(
+            member.dataset,
+            str(member.path),
+            declared_size=member.declared_size,
+            labels_path=None,
+            person=None,
+            run=None,
+        )
+        table = f"[dataset.{toml_text(member.dataset)}]\ndeclared_size = {member.declared_size}\n{member.policy}\n"
+        write_atomic(policy_file(), f"{TEMPLATE}\n{table}".encode())
+        sign(load_settings(), policy_file())
+
+    @contextmanager
+    def _at_home(self, member: str) -> Iterator[None]:
+        """Be that member for a moment: its state is this process's."""
+        before = os.environ.get("CONFIDE_HOME")
+        os.environ["CONFIDE_HOME"] = str(self.home(member))
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["CONFIDE_HOME"]
+            else:
+                os.environ["CONFIDE_HOME"] = before
 
     def _await(self, member: str, ready: object) -> None:
         """Wait until ``ready()`` holds, or say what the member printed."""

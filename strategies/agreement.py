@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 from torch import nn
 
@@ -19,7 +18,9 @@ from models.vector import size
 from models.zoo import build, default_loss
 from privacy.accounting import calibrate, epsilon
 from privacy.plan import PrivacyPlan
+from privacy.renyi import FILTER_ORDERS
 from strategies.errors import MessageError, SettingsError
+from strategies.jsonfile import canonical
 from strategies.lanes import Layout
 from strategies.runfile import parse
 from strategies.settings import PrivacySettings, RunSettings
@@ -29,8 +30,11 @@ from strategies.wire import VERSION
 ANY_SIZE = 1_000_000
 
 
-def resolve(settings: RunSettings) -> RunSettings:
+def resolve(settings: RunSettings, *, enforced: bool = False) -> RunSettings:
     """Fix the noise: multipliers such that the largest printed epsilon meets the target.
+
+    With ``enforced`` so does the figure that departments' ledgers enforce, by the default orders of a policy: it is
+    larger than the printed ones, and where a policy applies it is what a run costs.
 
     Raises :class:`privacy.errors.PrivacyError` where no noise can meet it.
     """
@@ -57,6 +61,7 @@ def resolve(settings: RunSettings) -> RunSettings:
             max_grad_norm=privacy.max_grad_norm,
             declared_size=ANY_SIZE,
             metrics=privacy.metrics == "dp",
+            orders=FILTER_ORDERS if enforced else None,
         )
         noise["noise_multiplier"] = privacy.noise_multiplier or plan.noise_multiplier
         if wants_metric_noise:
@@ -155,8 +160,3 @@ def read_spec(spec: str) -> tuple[str, RunSettings]:
 def digest(spec: str) -> str:
     """SHA-256 of a spec, hexadecimal: the name of the agreement."""
     return hashlib.sha256(spec.encode()).hexdigest()
-
-
-def canonical(document: Any) -> str:
-    """JSON with sorted keys and no spaces."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from secagg.member import Bindings
 from secagg.primitives import policy_hash
 from secagg.transcript import config_hash, layout_hash, model_hash
-from strategies.agreement import canonical
+from strategies.jsonfile import canonical
 from strategies.wire import VERSION, Instruction, to_bytes
 
 

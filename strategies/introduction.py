@@ -25,10 +25,9 @@ from pydantic import ConfigDict, Field, field_validator
 from models.inputs.sections import Section
 from secagg.errors import SignatureError
 from secagg.primitives import SERVER, sign, verify
-from strategies.agreement import canonical
 from strategies.errors import SettingsError
 from strategies.fingerprint import governance_fingerprint, machine_fingerprint
-from strategies.jsonfile import read_object
+from strategies.jsonfile import canonical, read_object
 from strategies.toml import validated
 
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._ -]{0,62}[A-Za-z0-9._-])?$"

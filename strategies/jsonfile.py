@@ -1,4 +1,4 @@
-"""Small JSON files that came from elsewhere: read with a limit, and what is wrong said clearly."""
+"""JSON: small files that came from elsewhere, read with a limit, and the one way in which agreements are written."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def read_object(file: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise SettingsError(f"{file}: not the JSON file that was made; have it sent again")
     return document
+
+
+def canonical(document: Any) -> str:
+    """JSON with sorted keys and no spaces."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

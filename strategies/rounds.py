@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 
 from models.task import Task
 from strategies import server_optimizers
+from strategies.accounts import Accounts
 from strategies.errors import RoundAbandonedError, RunFailedError, RunStoppedError
 from strategies.flower import departments
 from strategies.lanes import Layout, Total
@@ -81,6 +82,7 @@ class Rounds:
     task: Task
     layout: Layout
     sums: Sums
+    accounts: Accounts
     observer: Observer
 
     def go(self, state: RunState) -> RunState:
@@ -93,6 +95,7 @@ class Rounds:
             raise RunFailedError(f"not one of {rounds} rounds could be aggregated; the last: {abandoned}")
         if self.layout.metrics and state.round == rounds:
             self._round(state, train=False)
+        self.accounts.close(departments(self.grid))
         return state
 
     def _round(self, state: RunState, *, train: bool) -> str | None:
@@ -139,7 +142,7 @@ class Rounds:
             ready: Mapping[int, str] = departments(self.grid)
             present = len(ready)
             if present >= least:
-                ready = self.sums.ready(state, ready, least)
+                ready = self.accounts.secure(self.sums.ready(state, ready, least), least)
             if len(ready) >= least:
                 break
             self.observer.waiting(len(ready), least)

@@ -19,5 +19,7 @@ class Status(StrEnum):
     BELOW_FLOORS = "below-floors"
     CLOCK_WRONG = "clock-wrong"
     ROUND_ALREADY_ANSWERED = "round-already-answered"
+    DATASET_CHANGED = "dataset-changed"
+    LEDGER_BEHIND = "ledger-behind"
     STATE_NOT_DURABLE = "state-not-durable"
     TRAINING_FAILED = "training-failed"

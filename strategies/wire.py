@@ -5,12 +5,14 @@ Department to server: a status code from a fixed list and, where it is ``ok``, O
 lanes are the weighted update, the weight and the validation metrics (:mod:`strategies.lanes`).
 It leaves sealed, inside a message of :mod:`secagg`; only simulations, and departments that say so,
 send it as clear float32. Nothing else leaves a department: no metric, count, loss or error text
-outside the vector. The other messages of sealed sums travel as a :class:`SealedStep`.
+outside the vector. The other messages of sealed sums travel as a :class:`SealedStep`; what a run
+will cost, and that it was written down before, as a :class:`LedgerStep` and its :class:`Statement`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -19,8 +21,10 @@ from strategies.errors import MessageError
 from strategies.lanes import FloatVector, Layout
 from strategies.status import Status
 
-VERSION = 2
+VERSION = 3
 STEP = "sealed-step"
+LEDGER = "ledger-step"
+HASH_BYTES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,18 +131,103 @@ class SealedStep:
         return cls(run=run, spec=spec, message=message)
 
 
-def asked(record: RecordDict) -> Instruction | SealedStep:
+@dataclass(frozen=True, kw_only=True)
+class LedgerStep:
+    """Asks a department to reserve a run's cost in its ledger, or (``closing``) to settle it.
+
+    ``witness`` and ``key`` (Ed25519, 32 bytes) say who cosigns checkpoints; ``note`` is the newest of this
+    department's checkpoints that it cosigned, empty where it knows none.
+    """
+
+    run: str
+    spec: str
+    witness: str
+    key: bytes
+    note: str
+    closing: bool
+
+    def to_record(self) -> RecordDict:
+        """As a Flower record."""
+        config: dict[str, int | str | bool | bytes] = {
+            "version": VERSION,
+            "run": self.run,
+            "spec": self.spec,
+            "witness": self.witness,
+            "key": self.key,
+            "note": self.note,
+            "closing": self.closing,
+        }
+        return RecordDict({LEDGER: ConfigRecord(dict(config))})
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> LedgerStep:
+        """From a Flower record; raises :class:`MessageError` on anything unexpected."""
+        try:
+            config = record.config_records[LEDGER]
+            _check_version(config["version"])
+            run, spec, witness, note = (config[name] for name in ("run", "spec", "witness", "note"))
+            key, closing = config["key"], config["closing"]
+        except KeyError as error:
+            raise MessageError(f"{LEDGER}: {error.args[0]} is missing") from None
+        if not (isinstance(run, str) and isinstance(spec, str) and isinstance(witness, str) and isinstance(note, str)):
+            raise MessageError(f"{LEDGER}: run, spec, witness and note must be text")
+        if not isinstance(key, bytes) or len(key) != HASH_BYTES or not isinstance(closing, bool):
+            raise MessageError(f"{LEDGER}: key must be {HASH_BYTES} bytes and closing true or false")
+        return cls(run=run, spec=spec, witness=witness, key=key, note=note, closing=closing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """A department's word on its ledger: its checkpoint, proofs, and the entry that pays for the run.
+
+    ``key`` is its ledger key (32 bytes), ``proof`` shows that the checkpoint continues the one the witness knows,
+    ``inclusion`` that ``entry`` is its leaf ``seq``; ``rounds_left`` is how many more rounds of such a run would
+    be admitted: a function of policy and public plans alone, never of data.
+    """
+
+    checkpoint: str
+    key: bytes
+    proof: tuple[bytes, ...]
+    entry: str
+    seq: int
+    inclusion: tuple[bytes, ...]
+    rounds_left: int
+
+    def to_config(self) -> dict[str, int | str | bytes]:
+        """As fields of a reply."""
+        return {
+            "checkpoint": self.checkpoint,
+            "key": self.key,
+            "proof": b"".join(self.proof),
+            "entry": self.entry,
+            "seq": self.seq,
+            "inclusion": b"".join(self.inclusion),
+            "rounds_left": self.rounds_left,
+        }
+
+
+def asked(record: RecordDict) -> Instruction | SealedStep | LedgerStep:
     """What the server asks for; raises :class:`MessageError` on anything unexpected."""
-    return SealedStep.from_record(record) if STEP in record.config_records else Instruction.from_record(record)
+    if STEP in record.config_records:
+        return SealedStep.from_record(record)
+    return LedgerStep.from_record(record) if LEDGER in record.config_records else Instruction.from_record(record)
 
 
-def answer(status: Status, vector: FloatVector | None = None, *, sealed: bytes | None = None) -> RecordDict:
-    """A department's whole reply: a status, and a clear vector or a message of sealed sums."""
+def answer(
+    status: Status,
+    vector: FloatVector | None = None,
+    *,
+    sealed: bytes | None = None,
+    statement: Statement | None = None,
+) -> RecordDict:
+    """A department's whole reply: a status, and a clear vector, a message of sealed sums or a statement."""
     config: dict[str, int | str | bytes] = {"version": VERSION, "code": str(status)}
     if status is Status.OK and vector is not None:
         config["vector"] = to_bytes(vector)
     if status is Status.OK and sealed is not None:
         config["sealed"] = sealed
+    if status is Status.OK and statement is not None:
+        config |= statement.to_config()
     return RecordDict({"answer": ConfigRecord(dict(config))})
 
 
@@ -155,6 +244,35 @@ def read_sealed(message: Message) -> bytes:
     if not isinstance(sealed, bytes):
         raise MessageError("sealed: missing, or not bytes")
     return sealed
+
+
+def read_statement(message: Message) -> Statement:
+    """The statement in a reply; raises :class:`MessageError` with the reason to leave the department out."""
+    config = _ok(message)
+    checkpoint, key, entry = config.get("checkpoint"), config.get("key"), config.get("entry")
+    seq, rounds_left = config.get("seq"), config.get("rounds_left")
+    if not (isinstance(checkpoint, str) and isinstance(entry, str)):
+        raise MessageError("statement: checkpoint and entry must be text")
+    if not isinstance(key, bytes) or len(key) != HASH_BYTES:
+        raise MessageError(f"statement: key must be {HASH_BYTES} bytes")
+    if not all(type(number) is int and number >= 0 for number in (seq, rounds_left)):
+        raise MessageError("statement: seq and rounds_left must be whole numbers from 0")
+    return Statement(
+        checkpoint=checkpoint,
+        key=key,
+        proof=_hashes(config.get("proof"), "proof"),
+        entry=entry,
+        seq=cast("int", seq),
+        inclusion=_hashes(config.get("inclusion"), "inclusion"),
+        rounds_left=cast("int", rounds_left),
+    )
+
+
+def _hashes(data: object, name: str) -> tuple[bytes, ...]:
+    """A proof out of its bytes."""
+    if not isinstance(data, bytes) or len(data) % HASH_BYTES or len(data) > 256 * HASH_BYTES:
+        raise MessageError(f"statement: {name} must be at most 256 hashes of {HASH_BYTES} bytes")
+    return tuple(data[i : i + HASH_BYTES] for i in range(0, len(data), HASH_BYTES))
 
 
 def _ok(message: Message) -> ConfigRecord:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from federation_cases import PRIVATE, ask, clear_vector, department, document, settings_of, site
+from account_cases import account, enrolled_machine, kinds, real
+from federation_cases import PRIVATE, ask, clear_vector, department, document, settings_of, site, toy_csv
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client import config
-from client import site as sites
+from client.account import Account
 from client.app import respond
 from client.data import DepartmentData
 from client.errors import ConfigError, RefusalError
@@ -30,8 +30,9 @@ from models.vector import load_vector, to_vector
 from privacy.dpsgd import PrivateTrainer
 from privacy.errors import AccountingError, BadPlan, NonFiniteModel
 from privacy.noise import SecureRandom
-from strategies.agreement import canonical, layout_of, model_of, plan_for, resolve, task_of, write_spec
+from strategies.agreement import layout_of, model_of, plan_for, resolve, task_of, write_spec
 from strategies.errors import MessageError, SettingsError
+from strategies.jsonfile import canonical
 from strategies.runfile import parse
 from strategies.settings import RunSettings
 from strategies.status import Status
@@ -61,19 +62,28 @@ PLAIN_METRICS = settings_of(privacy={**PRIVATE, "metrics": "plain", "metric_nois
 
 
 def test_a_real_department_wants_privacy_unless_it_said_otherwise(tmp_path: Path) -> None:
-    def real(**changes: Any) -> Site:
-        return site(simulated=False, allow_clear=True, journal=DiskJournal(tmp_path), **changes)
+    strict = account(tmp_path / "strict", 'lifetime = { epsilon = "200", delta = "1e-5" }')
+    lax = account(tmp_path / "lax")
 
-    assert refused(asking(OFF), real()) is Status.REFUSED_BY_POLICY
-    assert refused(asking(PLAIN_METRICS), real()) is Status.REFUSED_BY_POLICY
-    assert refused(asking(PLAIN_METRICS), real(allow_without_privacy=True)) is Status.REFUSED_BY_POLICY
-    assert not list(tmp_path.iterdir())  # a refusal leaves no trace of a round
-    clear_vector(asking(LOCAL), real())
-    clear_vector(asking(OFF, run="run-2", spec=write_spec(OFF, run="run-2")), real(allow_without_privacy=True))
+    def real(paid_by: Account | None) -> Site:
+        journal = DiskJournal(tmp_path / "runs")
+        return site(simulated=False, allow_clear=True, journal=journal, account=paid_by)
+
+    for settings in (OFF, LOCAL):
+        assert refused(asking(settings), real(None)) is Status.REFUSED_BY_POLICY
+    assert refused(asking(OFF), real(strict)) is Status.REFUSED_BY_POLICY
+    for paid_by in (strict, lax):
+        assert refused(asking(PLAIN_METRICS), real(paid_by)) is Status.REFUSED_BY_POLICY
+    assert not (tmp_path / "runs").exists()  # a refusal leaves no trace of a round
+    assert kinds(strict.ledger) == kinds(lax.ledger) == ["genesis", "dataset", "policy"]
+    clear_vector(asking(LOCAL), real(strict))
+    clear_vector(asking(OFF, run="run-2", spec=write_spec(OFF, run="run-2")), real(lax))
+    assert kinds(strict.ledger)[3:] == ["reserve", "release"]
+    assert kinds(lax.ledger)[3:] == ["override", "release"]
 
 
 def test_no_more_rounds_than_planned_and_one_measurement_after_them(tmp_path: Path) -> None:
-    own = site(journal=DiskJournal(tmp_path), simulated=False, allow_clear=True)
+    own = real(site(journal=DiskJournal(tmp_path / "runs")), account(tmp_path / "ledger"))
     last = LOCAL.training.rounds
     assert refused(asking(LOCAL, round=last + 1), own) is Status.REFUSED_BY_POLICY
     assert refused(asking(LOCAL, round=last + 2, train=False), own) is Status.REFUSED_BY_POLICY
@@ -263,27 +273,18 @@ def context(**node_config: Any) -> Context:
 @pytest.fixture
 def enrolled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with a data set "toy"; returns the folder of its client."""
-    from federation_cases import toy_csv
-
     monkeypatch.setenv("CONFIDE_HOME", str(tmp_path))
-    folder = config.directory()
-    toy_csv(folder / "toy.csv", 60)
-    (folder / "client.toml").write_text(
-        'name = "north"\nserver = "localhost:9092"\n[sealing]\nallow_clear = true\n'
-        '[dataset.toy]\npath = "toy.csv"\ndeclared_size = 50\n'
-    )
-    sites._load.cache_clear()
-    return folder
+    return enrolled_machine(toy_csv(tmp_path / "toy.csv", 60), declared_size=50)
 
 
 def test_an_enrolled_machine_maps_the_name_to_its_own_file(enrolled: Path) -> None:
-    # Cheap enough for the caps that a machine has unless its operator sets others.
     modest = settings_of(privacy={**PRIVATE, "noise_multiplier": 4.0, "metric_noise": 8.0})
     own = site_for(write_spec(modest, run="r"), context())
+    assert callable(own.data)
     data = own.records()
     assert (data.name, data.declared_size, data.records) == ("north", 50, 60)
     assert not own.simulated
-    assert not own.allow_without_privacy
+    assert own.account is not None
     assert own.random("train/1").private
     assert own.random("x") is not own.random("x")
     clear_vector(Instruction.from_record(asking(modest).to_record()), own)

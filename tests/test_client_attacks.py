@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from account_cases import account, enrolled_machine, real
 from federation_cases import PRIVATE, clear_vector, department, settings_of, site
 from flwr.app import Context, RecordDict
 
-from client import config, node
-from client import site as sites
+from client import node
 from client.data import DatasetEntry, DepartmentData, load
 from client.errors import RefusalError
 from client.site import site_for
 from client.state import DiskJournal
-from client.train import Site
 from models.inputs.errors import DataError
 from models.vector import to_vector
 from privacy import dpsgd
@@ -42,31 +40,21 @@ def asking(settings: RunSettings, number: int = 1) -> Instruction:
     )
 
 
-def real(own: Site) -> Site:
-    return replace(own, simulated=False, allow_clear=True, max_epsilon=1e3, max_delta=1e-3)
-
-
-def test_metrics_without_noise_are_not_to_be_had() -> None:
+def test_metrics_without_noise_are_not_to_be_had(tmp_path: Path) -> None:
     """Metrics called "dp" with no noise named: exact counts at no cost, if nobody looked."""
     settings = settings_of(privacy=PRIVATE)
     quiet = settings.model_copy(update={"privacy": settings.privacy.model_copy(update={"metric_noise": None})})
     with pytest.raises((RefusalError, SettingsError), match="metric_noise"):
-        clear_vector(asking(quiet), real(site(department("north"))))
+        clear_vector(asking(quiet), real(site(department("north")), account(tmp_path / "ledger")))
 
 
 @pytest.fixture
 def enrolled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with one data set of 40 records."""
     monkeypatch.setenv("CONFIDE_HOME", str(tmp_path))
-    (tmp_path / "client").mkdir()
     rows = "".join(f"{(i % 9) / 10},{(i % 7) / 10},{i % 2},{'abcd'[i % 4]}\n" for i in range(40))
     (tmp_path / "data.csv").write_text("a,b,y,town\n" + rows)
-    (tmp_path / "client" / config.FILE).write_text(
-        'name = "north"\nserver = "h:1"\n[sealing]\nallow_clear = true\n'
-        f"[dataset.toy]\npath = {json.dumps(str(tmp_path / 'data.csv'))}\n"
-        "declared_size = 40\nmax_epsilon = 1000\nmax_delta = 1e-3\n"
-    )
-    sites._load.cache_clear()
+    enrolled_machine(tmp_path / "data.csv", declared_size=40)
     return tmp_path
 
 

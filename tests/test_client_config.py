@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from account_cases import identity
 from federation_cases import document, toy_csv
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ('name = "north"\nserver = "host:65536"', "the port must lie in 1 to 65535"),
         ('name = "no/rth"\nserver = "host:1"', "name"),
         ('name = "north"\nserver = "host:1"\nserve = 3', "serve: unknown key; did you mean server?"),
-        ('name = "north"\nserver = "host:1"\nallow_without_privacy = "no"', "allow_without_privacy"),
+        ('name = "north"\nserver = "host:1"\nallow_without_privacy = true', "allow_without_privacy: unknown key"),
         ('name = "north"\nserver = "host:1"\nthreads = true', "threads = true"),
         (
             'name = "north"\nserver = "host:1"\n[dataset.a]\npath = "x"\ndeclared = 5',
@@ -134,11 +135,14 @@ def command(*arguments: str) -> Any:
 
 def test_add_list_and_check(folder: Path, tmp_path: Path) -> None:
     (folder / "client.toml").write_bytes(FIRST)
+    identity(folder)
     data = toy_csv(tmp_path / "toy.csv", 50)
-    added = command("dataset", "add", "toy", str(data), "--declared-size", "60", "--json")
-    assert json.loads(added.stdout) == {"dataset": "toy", "path": str(data), "declared_size": 60}
+    added = json.loads(command("dataset", "add", "toy", str(data), "--declared-size", "60", "--json").stdout)
+    lineage = added.pop("lineage")
+    assert added == {"dataset": "toy", "path": str(data), "declared_size": 60, "allowed": False}
     listed = json.loads(command("dataset", "list", "--json").stdout)
     assert listed["toy"]["declared_size"] == 60
+    assert (listed["toy"]["lineage"], listed["toy"]["version"]) == (lineage, 1)
 
     run = tmp_path / "run.toml"
     run.write_text(_toml(document()))

@@ -21,8 +21,8 @@ from secagg import thresholds
 from secagg.messages import COMPLAINT, Answer, Entry, Unmask
 from server.runs import RunDirectory
 from strategies import sealed as sealed_sums
-from strategies.agreement import canonical
 from strategies.errors import RunFailedError
+from strategies.jsonfile import canonical
 from strategies.lanes import MAX_SATURATED
 from strategies.status import Status
 from strategies.wire import SealedStep, answer

@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 
 from models.vector import to_vector
 from strategies import exchange as leg
+from strategies.accounts import NoAccounts
 from strategies.agreement import layout_of, model_of, task_of, write_spec
 from strategies.errors import RunFailedError, RunStoppedError
 from strategies.lanes import FloatVector
@@ -80,6 +81,7 @@ def conduct_rounds(
         task=task,
         layout=layout,
         sums=ClearSums(grid=grid, layout=layout, deadline=settings.strategy.deadline, stopped=notes.stopped),
+        accounts=NoAccounts(),
         observer=notes,
     )
     return rounds.go(state), notes
