@@ -15,7 +15,8 @@ from privacy.costs import Mechanism
 from privacy.errors import PolicyRefusal, ReservationError
 from privacy.ledger import Ledger
 from privacy.reservation import Reservation
-from strategies.agreement import digest, plan_for
+from strategies.accounts import agreed
+from strategies.agreement import plan_for
 from strategies.settings import RunSettings
 from strategies.status import Status
 from strategies.wire import Instruction, LedgerStep, Statement, to_bytes
@@ -48,8 +49,8 @@ class Account:
         self.check(settings, run)
         plan = plan_for(settings, declared_size=self._declared_size())
         if plan is None:
-            return self.ledger.override(self.dataset, run, spec=digest(spec))
-        return self.ledger.reserve(plan, self.dataset, run, model=settings.model.name, spec=digest(spec))
+            return self.ledger.override(self.dataset, run, spec=agreed(spec))
+        return self.ledger.reserve(plan, self.dataset, run, model=settings.model.name, spec=agreed(spec))
 
     def state(self, step: LedgerStep, settings: RunSettings) -> Statement:
         """Reserve or settle as the coordinator asks, take its cosignature, and prove what was written.
@@ -120,7 +121,11 @@ def abandoning(reservation: Reservation | None, number: int) -> Iterator[None]:
         yield
     except Exception as error:
         status = status_of(error)
-        # That a round was answered before is no fact about data, and its release is on record.
-        if reservation is not None and status is not Status.ROUND_ALREADY_ANSWERED:
+        # That a round was answered before is no fact about data, and a release is on record itself.
+        if (
+            reservation is not None
+            and status is not Status.ROUND_ALREADY_ANSWERED
+            and reservation.released(number) is None
+        ):
             reservation.abandon(number, str(status))
         raise

@@ -39,7 +39,6 @@ def bundle(
 ) -> None:
     """Collect what this machine can show: ledger, checkpoints, policies, rosters, model manifests."""
     from privacy.bundle import write
-
     from strategies.home import home
 
     files = write(out, home=home(), include=include or [])
@@ -49,7 +48,7 @@ def bundle(
         output.print(escape(f"{out}: {len(files)} files"), soft_wrap=True)
 
 
-@audit_app.command(epilog="Example: confide audit verify evidence --governance 'ABCD EFGH …'")
+@audit_app.command(epilog="Example: confide audit verify evidence")
 def verify(
     bundle: Bundle,
     witness_key: WitnessKey = None,

@@ -12,13 +12,10 @@ from rich.table import Table
 
 from client import config
 from client.errors import ConfigError
-from client.privacy_cli import dataset_app
 from strategies.console import console, output, print_json
 from strategies.toml import validated
 
 app = typer.Typer(no_args_is_help=True, help="A department's machine: enrol, point at data, take part.")
-# Its place before there was a ledger; scripts know it.
-app.add_typer(dataset_app, name="dataset", hidden=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 

@@ -41,9 +41,12 @@ def commitment(entry: DatasetEntry) -> bytes:
     return mac.digest()
 
 
-def split_commitment(entry: DatasetEntry) -> bytes:
-    """HMAC-SHA-256 of what decides who is held out for validation: key, person column, share; 32 bytes."""
-    terms = json.dumps([entry.person, repr(float(entry.validation))])
+def split_commitment(name: str, entry: DatasetEntry) -> bytes:
+    """HMAC-SHA-256 of what decides who is held out for validation: key, data set, person column, share; 32 bytes.
+
+    A record of two data sets may be held out in one of them alone, since its columns differ: so their names count.
+    """
+    terms = json.dumps([name, entry.person, repr(float(entry.validation))])
     return hmac.new(entry.split_key, _SPLIT + terms.encode(), sha256).digest()
 
 

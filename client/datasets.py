@@ -115,7 +115,7 @@ def _register(ledger: Ledger, name: str, entry: DatasetEntry) -> dict[str, Any]:
         name,
         declared_size=entry.declared_size,
         commitment=commitment(entry),
-        split=split_commitment(entry),
+        split=split_commitment(name, entry),
     )
     return {
         "dataset": name,

@@ -103,7 +103,7 @@ def _fresh(_purpose: str) -> SecureRandom:
 def _registered(ledger: Ledger, dataset: str, description: str, entry: DatasetEntry, name: str) -> DepartmentData:
     """The data set as it was registered; raises :class:`RefusalError` where it was changed since."""
     known = registered(ledger, dataset)
-    if known.declared_size != entry.declared_size or known.split != split_commitment(entry):
+    if known.declared_size != entry.declared_size or known.split != split_commitment(dataset, entry):
         raise RefusalError(
             Status.DATASET_CHANGED,
             f"data set {dataset}: client.toml has another size, person column, share or split key than were "

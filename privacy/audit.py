@@ -18,7 +18,7 @@ import torch
 
 from privacy.accounting import epsilon
 from privacy.canaries import KINDS, make, observe
-from privacy.conformance import ALPHA, Check, Observed, Verdict, conformance, worst
+from privacy.conformance import ALPHA, Check, Observed, Verdict, conformance, product, worst
 from privacy.errors import PrivacyError
 from privacy.gradients.methods import METHODS, supported
 from privacy.noise import SecureRandom
@@ -249,7 +249,7 @@ def _one_run(method: str, source: _Source) -> tuple[OneRun | None, str | None]:
     except (PrivacyError, ValueError) as refusal:
         return None, str(refusal)
     scores = likelihood_ratios(
-        sums @ canaries.directions(np.arange(ONE_RUN_CANARIES)).T,
+        product(sums, canaries.directions(np.arange(ONE_RUN_CANARIES)).T),
         sampling_rate=PRIVATE.sampling_rate,
         noise_multiplier=PRIVATE.noise_multiplier,
     )

@@ -138,7 +138,7 @@ def make(kind: str, count: int, *, share: float, max_grad_norm: float, coins: np
         if of.vocabulary is not None:
             records = torch.randint(1, of.vocabulary, (count, *of.shape))
     present = torch.from_numpy(coins.random(count) < share)
-    while present.all():  # one in ten thousand times: some coordinates must be left to the noise
+    while present.all():  # hardly ever; some coordinates must be left to the noise
         present = torch.from_numpy(coins.random(count) < share)
     with torch.no_grad():
         # Nobody uses the outputs of absent records. Near zero, float32 shows the noise there in all its digits.

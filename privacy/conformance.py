@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -67,18 +68,19 @@ class Observed:
     @cached_property
     def inverse(self) -> NDArray[np.float64]:
         """Inverse of the directions' inner products, ``(n, n)``."""
-        return np.asarray(np.linalg.inv(self.directions @ self.directions.T), np.float64)
+        inner = torch.from_numpy(product(self.directions, self.directions.T))
+        return np.asarray(torch.linalg.inv(inner), np.float64)
 
     @cached_property
     def basis(self) -> NDArray[np.float64]:
         """Orthonormal ``(P, n)``: what the directions span."""
         # With B = L L', the rows of L' D are orthonormal where B is the inverse of D D'.
-        return self.directions.T @ np.linalg.cholesky(self.inverse)
+        return product(self.directions.T, torch.linalg.cholesky(torch.from_numpy(self.inverse)).numpy())
 
     @cached_property
     def noise(self) -> NDArray[np.float64]:
         """The part of the sums orthogonal to the directions, in units of the plan's noise, ``(T, P)``."""
-        return (self.sums - (self.sums @ self.basis) @ self.basis.T) / self.noise_multiplier
+        return (self.sums - product(product(self.sums, self.basis), self.basis.T)) / self.noise_multiplier
 
     @property
     def freedom(self) -> int:
@@ -98,7 +100,7 @@ class Observed:
     @cached_property
     def took_part(self) -> NDArray[np.bool_]:
         """Which record took part in which step, ``(T, n)``."""
-        return (self.sums @ self.directions.T) @ self.inverse > _PRESENT
+        return product(product(self.sums, self.directions.T), self.inverse) > _PRESENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,11 @@ class Check:
     alternative: str
     power: float
     parts: tuple[Part, ...]
+
+
+def product(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``a @ b``, by torch: its threads can be limited, numpy's take every core for matrices like these."""
+    return np.asarray(torch.from_numpy(a) @ torch.from_numpy(b), np.float64)
 
 
 def conformance(seen: Observed, *, threshold: float) -> tuple[Check, ...]:
@@ -188,14 +195,14 @@ def _noise(seen: Observed, threshold: float) -> Check:
 
 def _clip(seen: Observed, threshold: float) -> Check:
     """Each record's contribution has length one: regression of the sums on who took part."""
-    expected = seen.took_part @ seen.directions
+    expected = product(seen.took_part.astype(np.float64), seen.directions)
     weight = max(float(np.square(expected).sum()), 1e-9)  # nobody may have taken part
     slope = float((seen.sums * expected).sum()) / weight
     # Against the noise as it is, so that noise of another scale is the noise's test's to notice.
     variance = max(float(np.square(seen.noise).sum()) / seen.freedom, 1e-12) * seen.noise_multiplier**2
     error = float(np.sqrt(variance / weight))
     count = seen.took_part.size
-    misfit = float(np.square((seen.sums - expected) @ seen.basis).sum()) / count / variance
+    misfit = float(np.square(product(seen.sums - expected, seen.basis)).sum()) / count / variance
     parts = [
         Part(
             name="contribution over max_grad_norm",
@@ -323,7 +330,7 @@ def _correlation(name: str, rows: NDArray[np.float64], freedom: int) -> Part:
     """The largest cosine between two rows of independent Gaussians in ``freedom`` dimensions."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit = rows / np.maximum(lengths, 1e-12)
-    cosines = unit @ unit.T
+    cosines = product(unit, unit.T)
     np.fill_diagonal(cosines, 0.0)
     largest = min(1.0, float(max(cosines.max(), -cosines.min())))
     pairs = len(rows) * (len(rows) - 1) / 2

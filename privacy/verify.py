@@ -174,13 +174,13 @@ def _unproven(evidence: Evidence, datasets: list[Json]) -> Iterator[str]:
     if evidence.members and not evidence.governance:
         yield "That the rosters are the federation's: the governance key is from the bundle. Give the one you have."
     for name, ledger in evidence.ledgers.items():
-        who = shown(ledger.department)
+        file = f"ledgers/{name}.jsonl"
         if ledger.origin not in evidence.vouched:
-            yield f"That ledgers/{name}.jsonl is {who}'s own: no roster in the bundle names its key."
+            yield f"That the key of {file} is the department's: no roster in the bundle names it."
         elif runs := sum(run not in evidence.members for run in ledger.runs):
-            yield f"That {runs} runs of {who} were under a key of the federation: their rosters are not in the bundle."
+            yield f"That runs in {file} were the federation's: the rosters of {runs} are not in the bundle."
         if ledger.rebased:
-            yield f"The filter's proof for {who}: its orders or mode changed after runs, and should be fixed before."
+            yield f"The filter's proof for {file}: its orders or mode changed after runs, and should be fixed before."
     for row in datasets:
         if row["cap_raised"]:
             yield f"The first cap of {shown(row['dataset'])}: it was raised later, maybe after results were seen."

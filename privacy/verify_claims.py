@@ -31,7 +31,8 @@ _PERMIT = read.fields(
         **_SIGNED,
         "run": read.text,
         "roster_version": read.number,
-        **dict.fromkeys(("serial", "max_rounds", "policy"), _any),
+        "policy": read.digest,
+        **dict.fromkeys(("serial", "max_rounds"), _any),
     }
 )
 _RANGE = read.fields(
@@ -47,10 +48,13 @@ _RANGE = read.fields(
 def read_rosters(evidence: Evidence) -> None:
     """Find out whether the keys of ledgers are those that the governance has signed."""
     for file, run in evidence.named("rosters/", ".json"):
-        members = evidence.guarded(file, lambda data: _roster(evidence, data, run))  # noqa: B023 - used at once
+        allowed: list[str] = []
+        members = evidence.guarded(file, lambda data: _roster(evidence, data, run, allowed))  # noqa: B023 - used at once
         for ledger in evidence.ledgers.values() if members else ():
             mine, key = ledger.runs.get(run), members.get(ledger.department)
             keys = mine.keys if mine else {one for _, one in ledger.keys}
+            if mine and mine.spec not in allowed:
+                evidence.say(file, f"permits other settings than {shown(ledger.department)} has reserved this run for")
             if key is None and mine:
                 evidence.say(file, f"does not name {shown(ledger.department)}, whose ledger has this run")
             elif key is not None and bytes.fromhex(key) not in keys:
@@ -63,8 +67,11 @@ def read_rosters(evidence: Evidence) -> None:
             evidence.lacks(f"ledgers/{name}.jsonl", "no roster of the governance given names its key")
 
 
-def _roster(evidence: Evidence, data: bytes, run: str) -> dict[str, str]:
-    """The members, name to key, of a roster and permit that the governance has signed for this run."""
+def _roster(evidence: Evidence, data: bytes, run: str, allowed: list[str]) -> dict[str, str]:
+    """The members, name to key, of a roster and permit that the governance has signed for this run.
+
+    What settings the permit allows is added to ``allowed``.
+    """
     found = _ROSTER_FILE(read.parse_canonical(data))
     governance = bytes.fromhex(found["governance"])
     told = "".join((evidence.governance or found["governance"]).split()).lower()
@@ -80,6 +87,7 @@ def _roster(evidence: Evidence, data: bytes, run: str) -> dict[str, str]:
     members = {member["name"]: member["key"] for member in roster["members"]}
     if len(members) < len(roster["members"]):
         raise Refused("has two members of one name")
+    allowed.append(permit["policy"])
     return members
 
 
@@ -112,7 +120,7 @@ def _covers(evidence: Evidence, file: str, run: str, department: str, claimed: J
         evidence.say(file, f"takes the ledger of {shown(ledger.department)} for that of {who}")
     elif not ledger.whole:
         return False
-    elif size > ledger.size or claimed["root"] != ledger.tree.roots[size - 1].hex():
+    elif size > ledger.size or claimed["root"] != ledger.tree.root(size).hex():
         evidence.say(file, f"names {size} entries of {who} that are not those of its ledger")
     elif any(one >= two for one, two in pairwise(rounds)):
         evidence.say(file, f"does not list the rounds of {who} in order, each once")

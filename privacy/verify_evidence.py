@@ -248,7 +248,7 @@ class Evidence:
             self.say(file, f"is of another ledger, {note.origin}")
         elif note.size > ledger.size:
             self.say(file, f"covers {note.size} entries, and the ledger has {ledger.size}: its end was cut off")
-        elif note.root != ledger.tree.roots[note.size - 1]:
+        elif note.root != ledger.tree.root(note.size):
             self.say(file, f"has another root than the ledger's first {note.size} entries: it was forked or rewritten")
         elif not note.signed_by(ledger.key_at(note.size)):
             self.say(file, "is not signed by the ledger key then in force")

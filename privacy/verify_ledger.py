@@ -19,6 +19,7 @@ Past = dict[tuple[float, float], list[tuple[float, int]]]
 Say = Callable[..., None]  # say(what, seq, severity="violation")
 DAY, LATE = 86_400, 600  # seconds
 MOST_LINE = 1 << 16
+_LINE = {"entry", "signature"}
 
 
 @dataclass(kw_only=True)
@@ -28,6 +29,7 @@ class Run:
     dataset: str
     seq: int
     mechanism: Json | None
+    spec: str
     charged: tuple[Steps, Steps]
     keys: set[bytes]
     settled: int | None = None
@@ -77,7 +79,7 @@ class Ledger:
     @property
     def size(self) -> int:
         """Number of entries."""
-        return len(self.tree.roots)
+        return self.tree.size
 
     @property
     def policy(self) -> Policy | None:
@@ -112,14 +114,11 @@ class Ledger:
         if not line.endswith(b"\n") or len(line) > MOST_LINE:
             raise Refused(f"does not end in a line feed, or has more than {MOST_LINE} bytes")
         value = read.parse_canonical(line[:-1])
-        if not (
-            isinstance(value, dict) and value.keys() == {"entry", "signature"} and isinstance(value["entry"], dict)
-        ):
+        if not (isinstance(value, dict) and value.keys() == _LINE and isinstance(value["entry"], dict)):
             raise Refused("is not an entry and its signature")
         signature = bytes.fromhex(read.hex64(value["signature"]))
-        raw = line[
-            len('{"entry":') : -len(',"signature":""}\n') - 128
-        ]  # canonical, so it stands there as it was signed
+        # The line is canonical, so the entry stands in it as it was signed.
+        raw = line[len('{"entry":') : -len(',"signature":""}\n') - 128]
         leaf = read.sha(b"\0", raw)
         try:
             entry = verify_entries.parse(value["entry"])
@@ -256,9 +255,7 @@ class Ledger:
         size, witness, key = ref["size"], ref["witness"], bytes.fromhex(ref["key"])
         if not self._demand(size <= self.size, "a checkpoint of more entries than there were"):
             return
-        self._demand(
-            ref["root"] == self.tree.roots[size - 1].hex(), f"the root is not that of the first {size} entries"
-        )
+        self._demand(ref["root"] == self.tree.root(size).hex(), f"the root is not that of the first {size} entries")
         note = Note(origin=self.origin, size=size, root=bytes.fromhex(ref["root"]), signatures={})
         try:
             self.covered(size, note.cosigned(witness, key, ref["cosignature"]))
@@ -281,7 +278,12 @@ class Ledger:
             return False
         nothing = (Steps(), Steps())
         run = Run(
-            dataset=entry["dataset"], seq=self.size, mechanism=mechanism, charged=nothing, keys={self.keys[-1][1]}
+            dataset=entry["dataset"],
+            seq=self.size,
+            mechanism=mechanism,
+            spec=entry["ref"]["spec"],
+            charged=nothing,
+            keys={self.keys[-1][1]},
         )
         self.runs[entry["run"]] = run
         self._dataset(run.dataset).runs.append(run)
@@ -293,13 +295,10 @@ class Ledger:
     def _running(self, entry: Json) -> Run | None:
         """The open run that an entry is of."""
         run = self.runs.get(entry["run"])
-        fits = run is not None and run.dataset == entry["dataset"]
-        if (
-            not self._demand(fits, f"a {entry['kind']} without a reservation of this run on this data set")
-            or run is None
-        ):
+        if run is None or run.dataset != entry["dataset"]:
+            self._say("this run has no reservation on this data set")
             return None
-        self._demand(run.settled is None, f"a {entry['kind']} after the run was settled")
+        self._demand(run.settled is None, "the run was settled before")
         run.keys.add(self.keys[-1][1])
         return run
 

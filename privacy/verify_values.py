@@ -222,24 +222,37 @@ def signed(key: bytes, signature: bytes, message: bytes) -> bool:
 
 
 class Tree:
-    """RFC 6962: ``roots[n - 1]`` is the root of the first n leaves."""
+    """An RFC 6962 tree that remembers every whole subtree: ``_levels[k]`` are those of 2^k leaves, from the left."""
 
     def __init__(self) -> None:
-        self.roots: list[bytes] = []
-        self._peaks: list[bytes] = []  # roots of the whole subtrees, the largest first
+        self._levels: list[list[bytes]] = [[]]
+
+    @property
+    def size(self) -> int:
+        """Number of leaves."""
+        return len(self._levels[0])
 
     def append(self, leaf: bytes) -> None:
         """Take the next leaf's hash."""
-        self._peaks.append(leaf)
-        number = len(self.roots) + 1
-        while number % 2 == 0:  # for every factor 2 a subtree has become whole
-            right, left = self._peaks.pop(), self._peaks.pop()
-            self._peaks.append(sha(b"\1", left, right))
-            number //= 2
-        root = self._peaks[-1]
-        for peak in self._peaks[-2::-1]:
-            root = sha(b"\1", peak, root)
-        self.roots.append(root)
+        whole, k = leaf, 0
+        self._levels[0].append(leaf)
+        while len(self._levels[k]) % 2 == 0:
+            whole, k = sha(b"\1", *self._levels[k][-2:]), k + 1
+            if k == len(self._levels):
+                self._levels.append([])
+            self._levels[k].append(whole)
+
+    def root(self, size: int) -> bytes:
+        """Return the root of the first ``size`` leaves, at least one."""
+        peaks, start = [], 0
+        for k in reversed(range(size.bit_length())):
+            if size >> k & 1:
+                peaks.append(self._levels[k][start >> k])
+                start += 1 << k
+        root = peaks.pop()
+        while peaks:
+            root = sha(b"\1", peaks.pop(), root)
+        return root
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from privacy.bundle import write as write_bundle
-from privacy.verify import verify
 
 from models.files import write_atomic
+from privacy.bundle import write as write_bundle
 from privacy.report import build
 from privacy.report_html import html as page
+from privacy.verify import verify
 from server.cli import launch
 from server.display import follow_run, show_forecast
 from server.permits import grant

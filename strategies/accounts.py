@@ -24,7 +24,7 @@ from privacy.errors import PrivacyError
 from privacy.merkle import leaf, verify_inclusion
 from privacy.notes import Note
 from privacy.plan import PrivacyPlan
-from strategies.agreement import digest
+from secagg.primitives import policy_hash
 from strategies.errors import MessageError, RunFailedError
 from strategies.exchange import exchange
 from strategies.wire import LedgerStep, Statement, read_statement
@@ -177,7 +177,7 @@ class LedgerAccounts:
 
     def _check_entry(self, entry: Entry, checkpoint: Note) -> None:
         """Refuse another run's entry, or one that pays for less."""
-        if entry.origin != checkpoint.origin or entry.run != self.run or entry.ref.get("spec") != digest(self.spec):
+        if entry.origin != checkpoint.origin or entry.run != self.run or entry.ref.get("spec") != agreed(self.spec):
             raise MessageError("no reservation: the entry is for another run or ledger")
         if self.plan is None:
             if entry.kind != "override":
@@ -186,9 +186,14 @@ class LedgerAccounts:
         if entry.kind != "reserve" or entry.mechanism is None:
             raise MessageError("no reservation: the entry reserves nothing")
         # The declared size is the department's own: it is no part of what the run costs.
-        agreed = replace(Mechanism.from_plan(self.plan), declared_size=entry.mechanism.declared_size)
-        if entry.mechanism != agreed:
+        wanted = replace(Mechanism.from_plan(self.plan), declared_size=entry.mechanism.declared_size)
+        if entry.mechanism != wanted:
             raise MessageError("no reservation: the entry is for another mechanism")
+
+
+def agreed(spec: str) -> str:
+    """What a ledger's entry calls a run's settings by: the hash that its permit has, hexadecimal."""
+    return policy_hash(spec.encode()).hex()
 
 
 def _raw(line: str) -> bytes:

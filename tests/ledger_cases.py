@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 START = 1_767_225_600  # 2026-01-01
 ORDERS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+SPEC = "cc" * 32  # the settings of every run
 POLICY = """\
 version = 1
 unit = "record"
@@ -125,10 +126,11 @@ class Witness:
     """A witness that cosigns whatever it is given."""
 
     name: str = "auditor"
+    seed: str = "witness"
 
     @property
     def key(self) -> Ed25519PrivateKey:
-        return key_of(f"witness {self.name}")
+        return key_of(f"{self.seed} {self.name}")
 
     def cosignature(self, body: str, time: int) -> str:
         """The base64 of hint, time and signature."""
@@ -223,7 +225,7 @@ class Department:
 
     def reserve(self, run: str, dataset: str = "claims", *, made: dict[str, Any] | None = None, **fields: Any) -> None:
         made = mechanism() if made is None else made
-        ref = {"spec": "cc" * 32, "model": "cnn", "dataset_version": "1"}
+        ref = {"spec": SPEC, "model": "cnn", "dataset_version": "1"}
         spent = fields if "cost" in fields else {"cost": cost(made)}
         self.append("reserve", f"reserve:{run}", ref, dataset=dataset, run=run, mechanism=made, **spent)
 
@@ -250,7 +252,7 @@ class Department:
         self.append("abandon", f"abandon:{run}:{number}", ref, dataset=dataset, run=run)
 
     def override(self, run: str, dataset: str = "claims") -> None:
-        ref = {"spec": "cc" * 32, "reason": "privacy-off"}
+        ref = {"spec": SPEC, "reason": "privacy-off"}
         self.append("override", f"override:{run}", ref, dataset=dataset, run=run)
 
     def rotate(self, seed: str = "second") -> Ed25519PrivateKey:
@@ -349,7 +351,7 @@ def sealing(run: str, members: dict[str, bytes], *, seed: str = "governance", **
     allowed = {"federation": federation, "serial": 1, "run": run, "roster_version": 1, **dates, "max_rounds": 3}
     return {
         "governance": public(key).hex(),
-        "permit": sealed("permit", allowed | {"policy": "dd" * 32} | permit, key),
+        "permit": sealed("permit", allowed | {"policy": SPEC} | permit, key),
         "roster": sealed("roster", roster, key),
     }
 

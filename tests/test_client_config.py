@@ -19,6 +19,7 @@ from client import config
 from client.cli import app
 from client.config import DatasetSettings, SealingSettings, add_dataset, load_settings, split_key
 from client.errors import ConfigError
+from client.privacy_cli import privacy_app
 from client.site import dataset_entry
 
 FIRST = b'name = "north"\nserver = "fl.example.org:9092"\n'
@@ -133,14 +134,18 @@ def command(*arguments: str) -> Any:
     return CliRunner().invoke(app, list(arguments))
 
 
+def dataset(*arguments: str) -> Any:
+    return CliRunner().invoke(privacy_app, ["dataset", *arguments])
+
+
 def test_add_list_and_check(folder: Path, tmp_path: Path) -> None:
     (folder / "client.toml").write_bytes(FIRST)
     identity(folder)
     data = toy_csv(tmp_path / "toy.csv", 50)
-    added = json.loads(command("dataset", "add", "toy", str(data), "--declared-size", "60", "--json").stdout)
+    added = json.loads(dataset("add", "toy", str(data), "--declared-size", "60", "--json").stdout)
     lineage = added.pop("lineage")
     assert added == {"dataset": "toy", "path": str(data), "declared_size": 60, "allowed": False}
-    listed = json.loads(command("dataset", "list", "--json").stdout)
+    listed = json.loads(dataset("list", "--json").stdout)
     assert listed["toy"]["declared_size"] == 60
     assert (listed["toy"]["lineage"], listed["toy"]["version"]) == (lineage, 1)
 
@@ -153,7 +158,7 @@ def test_add_list_and_check(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["absent.csv", "/absolutely/absent.csv"])
 def test_a_data_set_that_is_not_there_is_not_offered(folder: Path, path: str) -> None:
     (folder / "client.toml").write_bytes(FIRST)
-    result = command("dataset", "add", "toy", path, "--declared-size", "60")
+    result = dataset("add", "toy", path, "--declared-size", "60")
     assert isinstance(result.exception, ConfigError)
     assert "no such file" in str(result.exception)
     assert (folder / "client.toml").read_bytes() == FIRST
@@ -161,7 +166,7 @@ def test_a_data_set_that_is_not_there_is_not_offered(folder: Path, path: str) ->
 
 def test_a_declared_size_below_one_is_refused(folder: Path) -> None:
     (folder / "client.toml").write_bytes(FIRST)
-    result = command("dataset", "add", "iris", "sklearn:iris", "--declared-size", "0")
+    result = dataset("add", "iris", "sklearn:iris", "--declared-size", "0")
     assert "declared_size = 0" in str(result.exception)
     assert (folder / "client.toml").read_bytes() == FIRST
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from scipy.special import expit
 
 from privacy.conformance import ALPHA, Check, Observed, conformance, worst
 from privacy.onerun import expected_bound, judge, likelihood_ratios, lower_bound, p_value, right_guesses
+
+torch.set_num_threads(1)
 
 STEPS, RECORDS, COORDINATES, RATE, NOISE = 40, 60, 300, 0.1, 0.05
 
@@ -116,7 +119,8 @@ def test_bounds_grow_with_right_guesses_and_shrink_with_delta(guesses: int, corr
 def test_bounds_hold_for_a_mechanism_that_leaks_as_much_as_it_may() -> None:
     """Randomised response is epsilon-DP and no less: the bound may exceed it in one run of twenty, and comes near."""
     correct = np.random.default_rng(0).binomial(400, expit(1.5), 400)
-    bounds = np.array([lower_bound(canaries=400, guesses=400, correct=int(v), delta=0.0) for v in correct])
+    counts, where = np.unique(correct, return_inverse=True)
+    bounds = np.array([lower_bound(canaries=400, guesses=400, correct=int(v), delta=0.0) for v in counts])[where]
     assert (bounds > 1.5).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
     assert np.median(bounds) > 1.2
 

@@ -14,7 +14,9 @@ from flwr.app import Message
 from ledger_run_cases import Federation, is_ledger_step
 from sealed_cases import hurry
 
+from client.statuses import status_of
 from privacy import notes
+from privacy.errors import LedgerBehind
 from privacy.ledger import Ledger
 from server.witness import seen
 from strategies import accounts
@@ -119,9 +121,7 @@ def test_a_department_that_answers_without_a_reservation_is_not_asked(tmp_path: 
     assert all(set(row["answered"]) == {"north", "west", "centre"} for row in directory.metrics())
 
 
-def test_a_ledger_that_was_put_back_from_a_backup_is_noticed_at_contact(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_ledger_that_was_put_back_from_a_backup_is_noticed_at_contact(tmp_path: Path) -> None:
     """Even where the whole machine was put back, and its own copy of the witness's note with it."""
     federation = Federation(tmp_path, mode="clear")
     federation.run("run-1")
@@ -136,8 +136,9 @@ def test_a_ledger_that_was_put_back_from_a_backup_is_noticed_at_contact(
     federation.accounts["south"] = replace(federation.accounts["south"], ledger=restored)
     directory = federation.run("run-3")
     assert all("south" not in row["answered"] for row in directory.metrics())
-    assert f"{Status.LEDGER_BEHIND}" in caplog.text
-    assert "backup" in caplog.text  # the department's own log explains
+    with pytest.raises(LedgerBehind, match="backup") as caught:  # what its own log says
+        restored.compare(federation.witness.newest("south"))
+    assert status_of(caught.value) is Status.LEDGER_BEHIND
     assert Ledger.open(tmp_path / "south").size == restored.size
 
 

@@ -17,6 +17,7 @@ from strategies.agreement import digest, plan_for, read_spec, resolve, write_spe
 from strategies.errors import MessageError, SettingsError
 from strategies.runfile import load, parse
 from strategies.settings import RunSettings
+from strategies.wire import VERSION
 
 MINIMAL = """
 [model]
@@ -230,7 +231,7 @@ def test_the_public_part_says_nothing_of_the_place_and_round_trips(
         ('{"version": 99, "run": "a", "settings": {}}', MessageError),
         ('{"version": 1, "run": 3, "settings": {}}', MessageError),
         ('{"version": 1, "run": "a", "settings": []}', MessageError),
-        ('{"version": 2, "run": "a", "settings": {"model": 3}}', SettingsError),
+        (f'{{"version": {VERSION}, "run": "a", "settings": {{"model": 3}}}}', SettingsError),
         ("[" * 100_000, MessageError),
     ],
 )

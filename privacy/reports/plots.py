@@ -15,6 +15,7 @@ ROSE: Final = "#fbe9e7"
 _WIDE, _HIGH, _SQUARE = 560, 214, 214
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 50, 20, 24
 _MOST_NUMBERED = 16
+_LABEL_HEIGHT = 11
 
 Json = dict[str, Any]
 
@@ -65,6 +66,9 @@ def budget(history: Sequence[Json], runs: Sequence[str]) -> Html:
     unbounded = next((t for t, p in zip(times, history, strict=True) if p["epsilon"] is None), None)
     stop = x(end) if unbounded is None else x(unbounded)
     limit = _steps([(x(t), y(p["cap"])) for t, p in zip(times, history, strict=True) if p["cap"] is not None])
+    # Where the curve ends at the cap, their labels would lie on each other.
+    meet = bool(spent and limit) and abs(spent[-1][1] - limit[-1][1]) < _LABEL_HEIGHT
+    below, above = (10, -5) if meet else (3, 3)
     parts: list[Html | str] = [_grid(step, top, y), *_dates(start, end, x, [point["time"] for point in history])]
     if spent:
         curve = _stairs([*spent, (stop, spent[-1][1])])
@@ -72,7 +76,7 @@ def budget(history: Sequence[Json], runs: Sequence[str]) -> Html:
         parts += [
             tag("path", d=f"{curve}V{floor:.1f}H{spent[0][0]:.1f}Z", fill=PALE),
             tag("path", d=curve, fill="none", stroke=BLUE, stroke_width=1.8),
-            _word(x(end) + 4, spent[-1][1] + 3, loss(values[-1]), fill=BLUE, font_weight=600)
+            _word(x(end) + 4, spent[-1][1] + below, loss(values[-1]), fill=BLUE, font_weight=600)
             if unbounded is None
             else "",
         ]
@@ -92,7 +96,7 @@ def budget(history: Sequence[Json], runs: Sequence[str]) -> Html:
                 stroke_width=1.4,
                 stroke_dasharray="5 3",
             ),
-            _word(x(end) + 4, limit[-1][1] + 3, f"cap {caps[-1]:g}", fill=RED),
+            _word(x(end) + 4, limit[-1][1] + above, f"cap {caps[-1]:g}", fill=RED),
         ]
     parts += _marks(history, times, runs, x, y)
     return _svg(_WIDE, _HIGH, "enforced epsilon against the lifetime cap, over time", *parts)
