@@ -81,7 +81,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     run = coordinator / "server/runs/run-1"
     (run / "model").mkdir(parents=True)
     (run / "model/manifest.json").write_text(json.dumps({"model": "cnn", "ledgers": {"Cardiology": ranges}}, indent=2))
-    documents = sealing("run-1", {"Cardiology": KEY.public_key().public_bytes_raw()})
+    documents = sealing("run-1", {"Cardiology": KEY.public_key().public_bytes_raw()}, policy=ledger_home.SPEC)
     (run / "sealing.json").write_text(json.dumps(documents, indent=2))
     (coordinator / "server/runs/run-2").mkdir()
     return department, coordinator
