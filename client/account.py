@@ -32,8 +32,13 @@ class Account:
     def check(self, settings: RunSettings, run: str) -> None:
         """Refuse a run that :meth:`reserve` would refuse; nothing is written."""
         table = self.ledger.policy().dataset(self.dataset)
+        if table is None:
+            raise PolicyRefusal(
+                f"data set {self.dataset}: the policy in force has no table for it, so nothing is allowed; add one and "
+                'sign it with "confide privacy policy sign"'
+            )
         if not settings.privacy.on:
-            if table is None or not table.allow_without_privacy:
+            if not table.allow_without_privacy:
                 raise RefusalError(
                     Status.REFUSED_BY_POLICY,
                     'the run asks for privacy = "off"; to permit it, set allow_without_privacy = true for data set '

@@ -126,7 +126,7 @@ def _verdict(bundle: Path, witness_keys: list[Path] | None, governance: str | No
     for file in witness_keys or []:
         try:
             text = file.read_text(encoding="ascii").strip()
-            keys[f"confide.witness/{text[:16]}"] = bytes.fromhex(text)
+            keys[f"confide.witness/{text[:32]}"] = bytes.fromhex(text)
         except (OSError, ValueError):
             raise ConfigError(f"--witness-key {file}: not a key.pub of a witness; ask for it again") from None
     with console.status("replaying every ledger"):

@@ -132,6 +132,11 @@ def load_settings(path: Path | None = None) -> ClientSettings:
 def split_key() -> bytes:
     """The key of the train/validation split: made once, never changed, never sent."""
     file = directory() / SPLIT_KEY
+    if not file.exists() and ledger_directory().exists():
+        raise ConfigError(
+            f"{file}: missing, while a ledger holds data sets that were split with it; restore it from a backup: "
+            "with another key, records once held out would be trained on"
+        )
     if not file.exists():
         write_atomic(file, secrets.token_bytes(32), secret=True)
     key = file.read_bytes()

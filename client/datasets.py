@@ -34,6 +34,14 @@ def add(
     entry = entry_of(own)
     validate(name, entry, settings.name, run)
     ledger = ledger_to_write(settings)
+    content = commitment(entry)
+    twin = next(
+        (known for known, it in ledger.registrations().items() if it.commitment == content and known != name), None
+    )
+    if twin is not None:
+        raise ConfigError(
+            f"dataset {name}: these are the data of {twin}, which have a budget already; offer them under that name"
+        )
     lineage = _register(ledger, name, entry)["lineage"]  # first: what is offered must be registered
     config.add_dataset(name, own)
     return {

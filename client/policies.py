@@ -9,8 +9,8 @@ from client import config
 from client.errors import ConfigError
 from client.identity import load_key
 from models.errors import ModelError
-from models.files import read_bounded
-from privacy.errors import BudgetExceeded, PolicyError, PolicyRefusal, PrivacyError
+from models.files import read_bounded, write_atomic
+from privacy.errors import BudgetExceeded, LedgerBehind, PolicyError, PolicyRefusal, PrivacyError
 from privacy.ledger import Ledger
 from privacy.policy import MAX_BYTES, TEMPLATE, Policy
 
@@ -87,24 +87,74 @@ def sign(settings: config.ClientSettings, file: Path) -> tuple[str, list[str]]:
     """Put a policy in force; returns its digest and what to think twice about. Raises :class:`PolicyError`."""
     policy = check(file)
     ledger = ledger_to_write(settings)
-    digest = ledger.sign_policy(read_bounded(file, MAX_BYTES))
-    return digest, list(policy.warnings())
+    warnings = [*policy.warnings(), *_loosened(ledger, policy)]
+    return ledger.sign_policy(read_bounded(file, MAX_BYTES)), warnings
+
+
+def _loosened(ledger: Ledger, policy: Policy) -> list[str]:
+    """What a policy allows beyond the one in force, a sentence each: reports will say so for ever."""
+    try:
+        before = ledger.policy()
+    except PolicyError:
+        return []
+    found = []
+    for name, table in policy.datasets.items():
+        old = before.dataset(name)
+        if old is None:
+            continue
+        if (table.lifetime.epsilon, table.lifetime.delta) > (old.lifetime.epsilon, old.lifetime.delta):
+            found.append(f"data set {name}: its lifetime cap is raised; reports will say that it was")
+        if old.group is not None and table.group != old.group:
+            found.append(
+                f"data set {name}: leaves the budget that it shared in group {old.group}; reports will say that its "
+                "cap was raised"
+            )
+    return found
 
 
 def ledger_to_read() -> Ledger:
     """This machine's ledger, if there is one; raises :class:`PrivacyError`."""
     folder = config.ledger_directory()
-    if not Ledger.exists(folder):
+    if not _exists(folder):
         raise PolicyError(f'{folder}: no ledger yet; register data with "confide privacy dataset add"')
-    return Ledger.open(folder)
+    return _known(Ledger.open(folder))
 
 
 def ledger_to_write(settings: config.ClientSettings) -> Ledger:
     """This machine's ledger, made if there is none; raises :class:`PrivacyError` or :class:`ConfigError`."""
     folder, key = config.ledger_directory(), load_key(settings)
-    if Ledger.exists(folder):
-        return Ledger.open(folder, key=key)
-    return Ledger.create(folder, key=key, name=settings.name)
+    if _exists(folder):
+        return _known(Ledger.open(folder, key=key))
+    return _known(Ledger.create(folder, key=key, name=settings.name))
+
+
+def _exists(folder: Path) -> bool:
+    """Whether there is a ledger. One that is gone is not begun anew: it would forget what was spent."""
+    there = Ledger.exists(folder)
+    if not there and _origin_file().exists():
+        raise LedgerBehind(
+            f"{folder}: the ledger is gone, and a new one would forget what was spent; put it back. If it is lost, see "
+            '"The privacy ledger" in docs/operations.md'
+        )
+    return there
+
+
+def _known(ledger: Ledger) -> Ledger:
+    """Refuse another ledger than the one that this machine began; the first is remembered."""
+    file = _origin_file()
+    if not file.exists():
+        write_atomic(file, f"{ledger.origin}\n".encode())
+    elif file.read_text(encoding="utf-8").strip() != ledger.origin:
+        raise LedgerBehind(
+            f"{config.ledger_directory()}: another ledger than the one this machine began, which held what was spent; "
+            "put that one back"
+        )
+    return ledger
+
+
+def _origin_file() -> Path:
+    """Remembers that there is a ledger, and which."""
+    return config.directory() / "ledger.origin"
 
 
 def open_ledger(settings: config.ClientSettings) -> Ledger:
@@ -114,14 +164,14 @@ def open_ledger(settings: config.ClientSettings) -> Ledger:
     :class:`ConfigError` without the key.
     """
     folder, key = config.ledger_directory(), load_key(settings)
-    if not Ledger.exists(folder):
+    if not _exists(folder):
         raise PolicyError(
             f'{folder}: no ledger yet; register data with "confide privacy dataset add", write a policy with '
             '"confide privacy policy init" and sign it with "confide privacy policy sign"'
         )
     known = folder, key.public_key().public_bytes_raw()
     if known not in _open:
-        _open[known] = Ledger.open(folder, key=key)
+        _open[known] = _known(Ledger.open(folder, key=key))
     return _open[known]
 
 

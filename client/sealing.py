@@ -138,6 +138,30 @@ class OpenRound:
     state: EpochState
     opened: Opened
 
+    def check_same(self, instruction: Instruction, layout: bytes) -> None:
+        """Refuse to answer again where anything but the opening differs from what was answered.
+
+        The bytes would be the same, but the ledger would write down another model beside them, or that they are of
+        no training at all.
+        """
+        state, opened = self.state, self.opened
+        context = bindings_of(instruction, layout).context(
+            run=state.run,
+            epoch=state.epoch,
+            number=opened.round,
+            mode=state.terms.mode,
+            threshold=opened.threshold,
+            roster_hash=state.terms.roster_hash,
+            permit_hash=state.terms.permit_hash,
+            setup_hash=state.setup_hash,
+            cohort=opened.cohort,
+        )
+        if state.round is None or state.round.context != context:
+            raise RefusalError(
+                Status.ROUND_ALREADY_ANSWERED,
+                f"round {opened.round}: was answered already, and is asked again otherwise; nothing leaves",
+            )
+
     def seal(self, instruction: Instruction, layout: bytes, vector: npt.NDArray[np.uint32]) -> bytes:
         """Mask the encoded vector and make that durable; the message that may leave. ``vector`` is used up."""
         with refusals():

@@ -108,10 +108,11 @@ def carry_out(instruction: Instruction, site: Site) -> RecordDict:
         _sealing(site).opened(instruction, own.settings) as opened,
         _accounted(own, instruction, site) as reservation,
     ):
+        encoding = sealed_encoding(own.settings, own.layout, own.task, opened.opened.n)
         if opened.opened.reply is not None:  # asked again, and answered with the same bytes
+            opened.check_same(instruction, encoding.describe())
             _release(reservation, instruction, opened.opened.reply)
             return answer(Status.OK, sealed=opened.opened.reply)
-        encoding = sealed_encoding(own.settings, own.layout, own.task, opened.opened.n)
         lanes, following = _contribution(own, instruction, site, reservation)
         if following is not None and not lanes.finite:
             following = None  # nothing will be sent of it

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NoReturn
 
 from privacy import filter as renyi_filter
@@ -19,6 +19,10 @@ from privacy.policy import DatasetPolicy, Policy
 
 DAY_SECONDS = 86_400
 MOST_ROUNDS = 10_000
+# PLD accounting of as many steps takes seconds, of ten times as many it can take minutes.
+MOST_PLD_STEPS = 1_000_000
+# Those at which a verifier bounds a run by itself, so that what is admitted by its bound here is so there.
+BOUND_ORDERS = (*range(2, 64), *range(64, 129, 4))
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,7 @@ class Account:
                 f'add [dataset."{dataset}"] to the policy and sign it'
             )
         self.book, self.policy, self.table, self.time = book, policy, table, time
-        group = table.group
-        self.members = [
-            name for name, other in policy.datasets.items() if name == dataset or (group and other.group == group)
-        ]
+        self.members = members(policy, dataset)
         # Data sets that share records hold them out by different keys: one may train on what another validates with.
         self.add = book.adds_compartments(self.members)
 
@@ -97,7 +98,8 @@ class Account:
             PolicyRefusal: the policy does not allow such a run.
             BudgetExceeded: a cap would not hold.
         """
-        self._refuse_kind(mechanism, model)
+        self.refuse_kind(mechanism, model)
+        self._refuse_another()
         found = self._broken(mechanism)
         if found is not None:
             cap, allowed, would_be = found
@@ -110,7 +112,8 @@ class Account:
         A cap of one run is looked at through its Renyi bound, which is quick and never too low.
         """
         try:
-            self._refuse_kind(mechanism, None)
+            self.refuse_kind(mechanism, None)
+            self._refuse_another()
         except (PolicyRefusal, BudgetExceeded):
             return 0
         low, high = 0, most + 1
@@ -121,8 +124,14 @@ class Account:
             )
         return low
 
-    def _refuse_kind(self, mechanism: Mechanism, model: str | None) -> None:
-        """Refuse what the data set's table does not allow, whatever was spent; None stands for any model."""
+    def refuse_kind(self, mechanism: Mechanism, model: str | None) -> None:
+        """Refuse what the data set's table does not allow, whatever was spent; None stands for any model.
+
+        It holds for a run that is open, too: a policy that comes into force meanwhile can stop it.
+
+        Raises:
+            PolicyRefusal: the policy does not allow such a run, or the data set is not registered.
+        """
         table, registered = self.table, self.book.registration(self.table.name)
         if registered is None:
             raise PolicyRefusal(
@@ -141,6 +150,10 @@ class Account:
                 self._deny(f"metric_noise={metric_noise!r}: metric_sigma_min is {table.metric_sigma_min!r}; add noise")
         if table.models is not None and model is not None and model not in table.models:
             self._deny(f"model {model!r} is none of models = {', '.join(table.models) or '(none)'}; use one of them")
+
+    def _refuse_another(self) -> None:
+        """Refuse one more run, of whatever kind, where there are as many as there may be, or no bound covers them."""
+        table = self.table
         if self.policy.mode == "pinned":
             self._refuse_unpinned()
         reserved = sum(run.cost is not None and _counts(run) for run in self.book.runs_of(table.name))
@@ -197,7 +210,7 @@ class Account:
                 if not would_be <= cap:
                     return name, cap, would_be
         if table.per_run is not None:
-            alone = _alone(mechanism, lifetime.delta, quick=quick)
+            alone = _alone(mechanism, lifetime.delta, math.inf if quick else table.per_run)
             if not alone <= table.per_run:
                 return "per_run", table.per_run, alone
         return None
@@ -238,6 +251,25 @@ class Account:
         raise BudgetExceeded(dataset=self.table.name, cap=cap, allowed=allowed, would_be=would_be, fits=fits)
 
 
+def members(policy: Policy, dataset: str) -> list[str]:
+    """Return the data sets that share a budget with one, itself among them; none where the policy denies it."""
+    table = policy.dataset(dataset)
+    if table is None:
+        return []
+    return [
+        name
+        for name, other in policy.datasets.items()
+        if name == dataset or (table.group is not None and other.group == table.group)
+    ]
+
+
+def foresee(policy: Policy, dataset: str, mechanism: Mechanism) -> None:
+    """Compute, and remember, what of a decision takes seconds, before anybody has to wait for the ledger."""
+    table = policy.dataset(dataset)
+    if table is not None and table.per_run is not None:
+        _alone(mechanism, table.lifetime.delta, table.per_run)
+
+
 def may_override(policy: Policy, dataset: str) -> bool:
     """Tell whether the policy lets a data set be trained on without privacy."""
     table: DatasetPolicy | None = policy.dataset(dataset)
@@ -254,19 +286,31 @@ def _at_least(noise: float, least: float | None) -> bool:
     return least is not None and noise >= least
 
 
-def _alone(mechanism: Mechanism, delta: float, *, quick: bool) -> float:
-    """The PLD epsilon of a run by itself (the larger of its compartments), or, quickly, a bound on it."""
-    # Both need libraries that take seconds to import, and most policies have no cap of one run.
-    if quick:
-        orders = (*range(2, 64), *range(64, 257, 16))
-        cost = Cost.of(mechanism, orders)
-        # One order's bound holds at all of delta: the run is fixed beforehand, so the best order may be picked.
-        return max(
-            min(renyi_filter.enforced(part[i : i + 1], (0.0,), orders[i : i + 1], delta) for i in range(len(orders)))
-            for part in (cost.training, cost.validation)
+def _alone(mechanism: Mechanism, delta: float, enough: float) -> float:
+    """The epsilon of a run by itself (the larger of its compartments), exact by PLD, or a bound that is ``enough``.
+
+    For more than ``MOST_PLD_STEPS`` it is the bound, whatever it is.
+    """
+    cost = Cost.of(mechanism, BOUND_ORDERS)
+    # One order's bound holds at all of delta: the run is fixed beforehand, so the best order may be picked.
+    bound = max(
+        min(
+            renyi_filter.enforced(part[i : i + 1], (0.0,), BOUND_ORDERS[i : i + 1], delta)
+            for i in range(len(BOUND_ORDERS))
         )
+        for part in (cost.training, cost.validation)
+    )
+    if bound <= enough or max(mechanism.steps, mechanism.evaluations) > MOST_PLD_STEPS:
+        return bound
+    return _pld(mechanism, delta)
+
+
+@lru_cache(maxsize=256)
+def _pld(mechanism: Mechanism, delta: float) -> float:
+    """The PLD epsilon of a run by itself; infinite where there is none."""
+    # It needs libraries that take seconds to import, and most policies have no cap of one run.
     from privacy.accountants import Mechanism as Event  # noqa: PLC0415 - as above
-    from privacy.accountants import pld_epsilon  # noqa: PLC0415
+    from privacy.accountants import pld_epsilon  # noqa: PLC0415 - as above
 
     parts = [
         Event(sampling_rate=mechanism.sampling_rate, noise_multiplier=mechanism.noise_multiplier, steps=mechanism.steps)

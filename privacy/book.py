@@ -51,6 +51,7 @@ class Run:
     seq: int
     spec: str
     model: str | None = None
+    version: int | None = None  # of the data set, when it was reserved
     reserved: Mechanism | None = None
     mechanism: Mechanism | None = None
     cost: Cost | None = None
@@ -81,7 +82,7 @@ class Book:
         self.policies: dict[str, bytes] = {}  # every policy so far, and the key that signed it
         self.datasets: dict[str, list[Registration]] = {}
         self.runs: dict[str, Run] = {}
-        self.witnessed: set[tuple[int, str]] = set()
+        self.checkpoints: set[int] = set()  # the entries that are checkpoints
         self._tree = Frontier()  # of as many leaves as a root was asked for
         self._of_dataset: dict[str, list[Run]] = {}
 
@@ -122,9 +123,24 @@ class Book:
                 if run.cost is not None:
                     yield run
 
+    def open_runs(self, datasets: Collection[str]) -> list[str]:
+        """Return the names of several data sets' runs that have a cost and are not settled."""
+        return [run.name for run in self.paying(datasets) if run.settled is None]
+
+    def splits(self, datasets: Collection[str]) -> set[bytes]:
+        """Return every way in which records of several data sets were ever held out."""
+        return {version.split for name in datasets for version in self.datasets.get(name, ())}
+
     def adds_compartments(self, datasets: Collection[str]) -> bool:
         """Tell whether one record may have been trained on in one run and evaluated in another."""
-        return len({version.split for name in datasets for version in self.datasets.get(name, ())}) > 1
+        return len(self.splits(datasets)) > 1
+
+    def split_changed(self, run: Run) -> bool:
+        """Tell whether records are held out in another way now than when a run was reserved."""
+        versions = self.datasets[run.dataset]
+        if run.version is None:  # without privacy nothing is promised that this could break
+            return False
+        return not 1 <= run.version <= len(versions) or versions[run.version - 1].split != versions[-1].split
 
     def apply(self, entry: Entry, leaf: bytes) -> None:
         """Take the next entry, whose leaf hash is ``leaf``.
@@ -145,7 +161,7 @@ class Book:
 
     def _refuse_out_of_place(self, entry: Entry) -> None:
         """Refuse an entry of another ledger, or from elsewhere in this one."""
-        if entry.seq != self.size or entry.prev != self.head:
+        if entry.seq != len(self.leaves) or entry.prev != self.head:
             raise LedgerDamaged(
                 f"entry {entry.seq} of the ledger does not follow entry {self.size - 1}: an entry was changed, moved "
                 "or removed; restore the ledger from a backup and ask the coordinator for its newest checkpoint"
@@ -187,7 +203,7 @@ class Book:
                 run.mechanism, run.cost, run.settled = entry.mechanism, entry.cost, entry.time
             case "checkpoint":
                 _require(int(ref["size"]) <= entry.seq, "a checkpoint of more entries than there were")
-                self.witnessed.add((int(ref["size"]), ref["witness"]))
+                self.checkpoints.add(entry.seq)
             case other:
                 raise ValueError(f"unknown kind {other!r}")
 
@@ -218,6 +234,7 @@ class Book:
             seq=entry.seq,
             spec=entry.ref["spec"],
             model=entry.ref.get("model"),
+            version=int(entry.ref["dataset_version"]) if entry.kind == "reserve" else None,
             reserved=entry.mechanism,
             mechanism=entry.mechanism,
             cost=entry.cost,

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy import ledger_log, ledger_store
 from privacy import policy as policies
-from privacy.admission import MOST_ROUNDS, Account, may_override
+from privacy.admission import MOST_ROUNDS, Account, foresee, may_override, members
 from privacy.book import Registration
 from privacy.costs import Mechanism
 from privacy.entries import Draft, is_digest, is_name
@@ -28,7 +28,7 @@ from privacy.ledger_store import Store
 from privacy.mounts import refuse_network
 from privacy.plan import PrivacyPlan
 from privacy.policy import Policy
-from privacy.reservation import Reservation
+from privacy.reservation import SPLIT_CHANGED, Reservation
 from privacy.status import DatasetStatus, statuses
 
 HASH_BYTES = 32
@@ -102,7 +102,8 @@ class Ledger(Chain):
         """Sign a policy and put it in force; return its digest. The one in force already changes nothing.
 
         Raises:
-            PolicyError: it is none, contradicts itself or a registered data set.
+            PolicyError: it is none, contradicts itself or a registered data set, or changes which data sets share a
+                budget while a run of one of them is open.
         """
         policy = Policy.parse(text)
         with self._log.writing() as ledger:
@@ -116,6 +117,7 @@ class Ledger(Chain):
                         f'[dataset."{name}"].declared_size = {table.declared_size}: it was registered with another '
                         f"size; write declared_size = {registered.declared_size}, or register its new version first"
                     )
+            _refuse_regrouping(ledger, policy)
             signer = book.policies.get(policy.digest)
             if signer is None:
                 signature = policies.sign(text, self._log.signing_key())
@@ -148,7 +150,7 @@ class Ledger(Chain):
             split: 32 bytes that change with how records are held out.
 
         Raises:
-            LedgerError: an argument is out of range.
+            LedgerError: an argument is out of range, or records would be held out in another way while a run is open.
         """
         if not is_name(dataset):
             raise LedgerError(f"dataset={dataset!r}: a data set's name has 1 to 128 characters")
@@ -165,6 +167,7 @@ class Ledger(Chain):
             )
             if known is not None and known == replace(new, version=known.version):
                 return known
+            _refuse_resplitting(ledger, dataset, split)
             ref = {
                 "lineage": new.lineage,
                 "version": str(new.version),
@@ -196,9 +199,10 @@ class Ledger(Chain):
             BudgetExceeded: a cap would not hold.
             ReservationError: the run was reserved with another plan, or is over.
         """
+        mechanism = Mechanism.from_plan(plan)
+        self._foresee(run, dataset, mechanism)
         with self._log.reading() as view:
-            mechanism = Mechanism.from_plan(plan)
-            if not _reserved(view, run, dataset, mechanism):
+            if not _reserved(view, run, dataset, mechanism, model=model):
                 account = Account(view.book, view.policy(), dataset, self._log.now(view.book))
                 account.refuse(mechanism, model)
 
@@ -208,7 +212,8 @@ class Ledger(Chain):
         Args:
             plan: the whole run.
             dataset: whose records pay.
-            run: name of the run. Asked again with the same plan and agreement, its open reservation is returned.
+            run: name of the run. Asked again with the same plan and agreement, its open reservation is returned, if
+                the policy now in force would still allow such a run; caps are not looked at again.
             model: kind of model.
             spec: digest of the run's agreement, hexadecimal.
 
@@ -220,8 +225,9 @@ class Ledger(Chain):
         """
         _require_names(run, spec)
         mechanism = Mechanism.from_plan(plan)
+        self._foresee(run, dataset, mechanism)
         with self._log.writing() as ledger:
-            if not _reserved(ledger, run, dataset, mechanism, spec):
+            if not _reserved(ledger, run, dataset, mechanism, spec, model):
                 registered = ledger.book.registration(dataset)
                 cost = Account(ledger.book, ledger.policy(), dataset, ledger.now).refuse(mechanism, model)
                 ledger.append(
@@ -250,12 +256,13 @@ class Ledger(Chain):
         """
         _require_names(run, spec)
         with self._log.writing() as ledger:
-            if not _reserved(ledger, run, dataset, None, spec):
-                if not may_override(ledger.policy(), dataset):
-                    raise PolicyRefusal(
-                        f"data set {dataset}: training without privacy is not allowed by the policy; train with it, or "
-                        "set allow_without_privacy = true and sign the policy"
-                    )
+            known = _reserved(ledger, run, dataset, None, spec)
+            if not may_override(ledger.policy(), dataset):
+                raise PolicyRefusal(
+                    f"data set {dataset}: training without privacy is not allowed by the policy; train with it, or "
+                    "set allow_without_privacy = true and sign the policy"
+                )
+            if not known:
                 if ledger.book.registration(dataset) is None:
                     raise PolicyRefusal(f"data set {dataset}: not registered in the ledger; register it first")
                 ref = {"spec": spec, "reason": "privacy-off"}
@@ -287,6 +294,14 @@ class Ledger(Chain):
                 return 0
             return account.rounds_left(mechanism, MOST_ROUNDS)
 
+    def _foresee(self, run: str, dataset: str, mechanism: Mechanism) -> None:
+        """Compute what takes seconds while nobody waits for the ledger; for a run that is known nothing does."""
+        with self._log.reading() as view:
+            if run in view.book.runs:
+                return
+            policy = view.policy()
+        foresee(policy, dataset, mechanism)
+
     def statuses(self) -> list[DatasetStatus]:
         """Return what every registered data set has spent and has left, by name."""
         with self._log.reading() as view:
@@ -301,13 +316,56 @@ def _require_names(run: str, spec: str) -> None:
         raise ReservationError(f"run {run}: spec={spec!r} is no SHA-256 in hexadecimal")
 
 
-def _reserved(view: View, run: str, dataset: str, mechanism: Mechanism | None, spec: str | None = None) -> bool:
-    """Whether a run is open with exactly this data set, mechanism (None: an override) and agreement (None: any)."""
+def _reserved(
+    view: View,
+    run: str,
+    dataset: str,
+    mechanism: Mechanism | None,
+    spec: str | None = None,
+    model: str | None = None,
+) -> bool:
+    """Whether a run is open with exactly this data set, mechanism (None: an override), agreement (None: any) and model.
+
+    Raises ReservationError where it is known otherwise, and PolicyRefusal where the policy in force forbids such runs.
+    """
     found = view.book.runs.get(run)
     if found is None:
         return False
     if found.settled is not None:
         raise ReservationError(f"run {run}: was settled; start another run")
-    if found.dataset != dataset or found.reserved != mechanism or spec not in {None, found.spec}:
+    same = found.dataset == dataset and found.reserved == mechanism and found.model == model
+    if not same or spec not in {None, found.spec}:
         raise ReservationError(f"run {run}: was reserved with other settings; start another run")
+    if mechanism is not None:
+        if view.book.split_changed(found):
+            raise ReservationError(f"run {run}: {SPLIT_CHANGED}")
+        Account(view.book, view.policy(), dataset, view.book.time).refuse_kind(mechanism, model)
     return True
+
+
+def _refuse_resplitting(view: View, dataset: str, split: bytes) -> None:
+    """Refuse what would make compartments add under an open run: it was admitted as if they did not."""
+    book, known = view.book, view.book.registration(dataset)
+    group = {dataset, *(members(view.policy(), dataset) if book.policy else ())}
+    changed = known is not None and known.split != split
+    begins_to_add = not book.adds_compartments(group) and len(book.splits(group) | {split}) > 1
+    if (changed or begins_to_add) and (running := book.open_runs(group)):
+        raise LedgerError(
+            f"data set {dataset}: run {running[0]} is open and was admitted with records held out as they were; end it "
+            f"first: `confide privacy settle {running[0]}`"
+        )
+
+
+def _refuse_regrouping(view: View, new: Policy) -> None:
+    """Refuse another group for a data set with an open run: it was admitted with the budget of the one before."""
+    for name in new.datasets:
+        running = view.book.open_runs([name])
+        if not running:
+            continue
+        # A table that was taken out meanwhile has not changed what the run was admitted with.
+        history = (members(view.log.parsed(view, digest), name) for digest in reversed(view.book.history))
+        if sorted(next(filter(None, history), [])) != sorted(members(new, name)):
+            raise PolicyError(
+                f'[dataset."{name}"].group: run {running[0]} is open, and its budget would be shared with other data '
+                f"sets than it was reserved with; end it first: `confide privacy settle {running[0]}`"
+            )

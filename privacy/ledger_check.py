@@ -54,12 +54,15 @@ def compare(book: Book, note: Note, *, witness: str | None = None) -> None:
     """Compare the ledger with a checkpoint of it that somebody kept.
 
     Raises:
-        LedgerBehind: it is of more entries than there are, or of others.
-        LedgerDamaged: it is no checkpoint of this ledger.
+        LedgerBehind: it is of another ledger, of more entries than there are, or of others.
+        LedgerDamaged: it is not signed by this ledger.
     """
     who = f"witness {witness}" if witness else "a witness"
     if note.origin != book.origin:
-        raise LedgerDamaged(f"a checkpoint of ledger {note.origin} in place of {book.origin}")
+        raise LedgerBehind(
+            f"ledger {book.origin}: {who} has seen ledger {note.origin} of this department, which was replaced by a "
+            f"new one. What was spent before is not in it, {_WHAT_TO_DO}"
+        )
     if note.size > book.size:
         # A key that came after what was lost is not known here; then all that can be said is that it is not ours.
         note.signature(book.keys)
@@ -68,7 +71,7 @@ def compare(book: Book, note: Note, *, witness: str | None = None) -> None:
     if merkle.root(book.leaves[: note.size]) != note.root:
         raise LedgerBehind(
             f"ledger {book.origin}: {who} has seen {note.size} entries that are not the first {note.size} here: it "
-            f"was restored from a backup and then went on, or was forked. {_WHAT_TO_DO}"
+            f"was restored from a backup and then went on, or was forked. {_LOST}"
         )
 
 
@@ -76,14 +79,15 @@ def behind(book: Book, seen: int, who: str) -> LedgerBehind:
     """The error of a ledger that has lost entries."""
     return LedgerBehind(
         f"ledger {book.origin}: it has {book.size} entries here, but {who} has seen {seen}: it was restored from a "
-        f"backup. {_WHAT_TO_DO}"
+        f"backup. {_LOST}"
     )
 
 
 _WHAT_TO_DO = (
-    "What was spent since is not in it, so nothing may be trained. Put the newest copy of the ledger's folder back; "
+    "so nothing may be trained. Put the newest copy of the ledger's folder back; "
     "if there is none, tell the governance: the department needs a new ledger, in which its data sets' caps are spent"
 )
+_LOST = f"What was spent since is not in it, {_WHAT_TO_DO}"
 
 
 def _checkpoints(entries: list[Entry], leaves: list[bytes]) -> None:

@@ -148,9 +148,11 @@ def write_notes(folder: Path, notes: dict[str, tuple[bytes, str]]) -> None:
     """Keep the newest notes beside the database, too: one that is restored alone is then noticed at the next start.
 
     Raises:
-        LedgerUnwritable: the disk refused.
+        LedgerUnwritable: the disk refused, or there is more than would be read again.
     """
     data = json.dumps({name: {"key": key.hex(), "note": note} for name, (key, note) in sorted(notes.items())}, indent=1)
+    if len(data) > MOST_NOTES_BYTES:  # ASCII, so as many bytes; what could not be read again must not replace a file
+        raise LedgerUnwritable(f"{folder / NOTES}: {len(data)} bytes of notes; at most {MOST_NOTES_BYTES} are kept")
     temporary = folder / f".{NOTES}.{secrets.token_hex(8)}.tmp"
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

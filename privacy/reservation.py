@@ -11,6 +11,10 @@ from privacy.errors import ReservationError
 from privacy.ledger_log import Log, View
 from privacy.plan import PrivacyPlan
 
+SPLIT_CHANGED = (
+    "records of its data set are held out in another way since; end it with `confide privacy settle` and start another"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Reservation:
@@ -56,8 +60,8 @@ class Reservation:
             update: SHA-256 of the bytes that leave, hexadecimal.
 
         Raises:
-            ReservationError: the round was released with other contents, or abandoned; the run was settled; or this
-                is more than was reserved.
+            ReservationError: the round was released with other contents, or abandoned; the run was settled; its
+                data set's records are held out in another way since; or this is more than was reserved.
         """
         wanted = Released(train=train, evaluate=evaluate, model=model, update=update)
         for name, value in (("model", model), ("update", update)):
@@ -75,6 +79,8 @@ class Reservation:
                     "what is accounted, so it gets the cached answer or none"
                 )
             self._require_open(run)
+            if ledger.book.split_changed(run):
+                raise self._error(SPLIT_CHANGED)
             if round in run.abandoned:
                 raise self._error(f"round {round} was abandoned; wait for the next one")
             reserved = run.reserved

@@ -278,7 +278,14 @@ def _accounts(
         roster, _ = open_roster(envelopes.roster, envelopes.governance, int(time.time()))
         keys = {member.name: member.key for member in roster.members}
     return LedgerAccounts(
-        grid=grid, run=run, spec=spec, plan=books.plan, witness=witness, keys=keys, stopped=books.stopped
+        grid=grid,
+        run=run,
+        spec=spec,
+        dataset=settings.data.name or "",
+        plan=books.plan,
+        witness=witness,
+        keys=keys,
+        stopped=books.stopped,
     )
 
 

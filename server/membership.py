@@ -15,6 +15,7 @@ from secagg.roster import Member, Roster, federation_id, sign_roster
 from secagg.thresholds import defaults, threshold
 from server.errors import ControlError, GovernanceError
 from server.federation import DAY, Department, Governance
+from server.witness import slug
 from strategies.console import save_json
 from strategies.introduction import Request, node_key
 
@@ -35,6 +36,14 @@ def admit(governance: Governance, request: Request) -> Department:
         if any(d.name.casefold() == request.name.casefold() and not d.removed for d in known):
             raise GovernanceError(
                 f'department {request.name}: a member already; remove it first ("confide federation remove")'
+            )
+        # Evidence is kept in files named after departments, on disks that may not tell capitals apart.
+        alike = next(
+            (d.name for d in known if not d.removed and slug(d.name).casefold() == slug(request.name).casefold()), None
+        )
+        if alike is not None:
+            raise GovernanceError(
+                f"department {request.name}: too like {alike} for files named after both; enrol it under another name"
             )
         # Flower never takes a node key again, and whoever was removed shall not come back unseen.
         node = node_key(request.node)

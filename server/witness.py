@@ -123,5 +123,5 @@ def slug(name: str) -> str:
 
 
 def _named(key: Ed25519PrivateKey) -> str:
-    """A witness is named by its key."""
-    return f"confide.witness/{key.public_key().public_bytes_raw().hex()[:16]}"
+    """A witness is named by its key, so that nobody can pin another key to its name."""
+    return f"confide.witness/{key.public_key().public_bytes_raw().hex()[:32]}"

@@ -89,16 +89,23 @@ def demo(
     json: JsonFile = None,
     keep: Annotated[Path | None, typer.Option(help="Folder for all state; default a temporary one.")] = None,
 ) -> None:
-    """A real Flower federation on this machine: five departments, TLS, differential privacy, a model."""
-    from simulations.demo import run_demo
+    """A real Flower federation on this machine: five departments, TLS, differential privacy, a model, an audit."""
+    from simulations.demo import CAP, run_demo
 
     check_writable(json)
     # Whoever ends the demo politely gets the same clean-up as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     result = run_demo(keep)
     show_result(result)
+    ledger = result["ledger"]
+    spent = max(row["enforced_epsilon"] for row in ledger["datasets"])
+    output.print(f"ledgers: {ledger['verdict']}; no department spent more than epsilon {spent:.3f} of {CAP}")
+    output.print(escape(f"evidence: {ledger['bundle']}"), soft_wrap=True)
+    output.print(escape(f"audit report: {ledger['report']}"), soft_wrap=True)
     if json is not None:
         save_json(json, result)
+    if ledger["verdict"] != "pass":
+        raise typer.Exit(1)
 
 
 def show_result(result: Mapping[str, Any]) -> None:

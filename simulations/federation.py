@@ -179,23 +179,17 @@ class Federation:
         if self.allow_clear:
             with (folder / FILE).open("a", encoding="utf-8") as settings:
                 settings.write("\n[sealing]\nallow_clear = true\n")
-        with self._at_home(member.name):
-            self._allow(member)
+        self.allow(member)
         admit(self.governance, read_request(Path(made["request"])))
 
-    def _allow(self, member: Member) -> None:
+    def allow(self, member: Member) -> None:
         """What an operator does for a data set: register it, and sign a policy."""
-        add(
-            member.dataset,
-            str(member.path),
-            declared_size=member.declared_size,
-            labels_path=None,
-            person=None,
-            run=None,
-        )
-        table = f"[dataset.{toml_text(member.dataset)}]\ndeclared_size = {member.declared_size}\n{member.policy}\n"
-        write_atomic(policy_file(), f"{TEMPLATE}\n{table}".encode())
-        sign(load_settings(), policy_file())
+        size = member.declared_size
+        table = f"[dataset.{toml_text(member.dataset)}]\ndeclared_size = {size}\n{member.policy}\n"
+        with self._at_home(member.name):
+            add(member.dataset, str(member.path), declared_size=size, labels_path=None, person=None, run=None)
+            write_atomic(policy_file(), f"{TEMPLATE}\n{table}".encode())
+            sign(load_settings(), policy_file())
 
     @contextmanager
     def _at_home(self, member: str) -> Iterator[None]:

@@ -35,6 +35,9 @@ logger = logging.getLogger("confide.strategies")
 SECONDS = 120.0
 PAUSE_SECONDS = 5.0
 ATTEMPTS = 3
+# A department that takes part in two runs at once proves the one what the other has changed meanwhile: ask it again.
+OVERTAKEN = "another run asked it at the same time"
+CLOSING_EXCHANGES = 6
 
 
 class Witness(Protocol):
@@ -87,12 +90,14 @@ class LedgerAccounts:
     """Reservations over a Flower grid.
 
     ``plan`` is what a department reserves but for its declared size, None without privacy; ``keys`` are the
-    departments' ledger keys by name, as the roster lists them, None in a run without one.
+    departments' ledger keys by name, as the roster lists them, None in a run without one; ``dataset`` is what the run
+    trains on.
     """
 
     grid: Grid
     run: str
     spec: str
+    dataset: str
     plan: PrivacyPlan | None
     witness: Witness
     keys: Mapping[str, bytes] | None
@@ -111,6 +116,7 @@ class LedgerAccounts:
                 self._attempts[name] = self._attempts.get(name, 0) + 1
             for node, reason in self._ask(asked, closing=False).items():
                 self._refused[asked[node]] = reason
+                self._attempts[asked[node]] -= reason == OVERTAKEN
                 logger.warning("%s has not reserved the run's cost: %s", asked[node], reason)
         paid = {node: name for node, name in ready.items() if name in self._paid}
         final = [n for n in ready.values() if n not in self._paid and self._attempts.get(n, 0) >= ATTEMPTS]
@@ -123,12 +129,15 @@ class LedgerAccounts:
 
     def close(self, present: Mapping[int, str]) -> None:
         """Have those present settle, then show them the cosigned checkpoint, so that they can prove it themselves."""
-        held = {node: name for node, name in present.items() if name in self._paid}
-        for _ in range(2):
-            failed = self._ask(held, closing=True)
-            for node, reason in failed.items():
-                logger.warning("%s has not settled: %s; it may at its next contact", held[node], reason)
-            held = {node: name for node, name in held.items() if node not in failed}
+        left = {node: 2 for node, name in present.items() if name in self._paid}
+        for _ in range(CLOSING_EXCHANGES):
+            asked = {node: present[node] for node, times in left.items() if times}
+            failed = self._ask(asked, closing=True)
+            for node, name in asked.items():
+                left[node] -= node not in failed
+                if node in failed and failed[node] != OVERTAKEN:
+                    logger.warning("%s has not settled: %s; it may at its next contact", name, failed[node])
+                    left[node] = 0
 
     def _again(self, name: str) -> bool:
         """Whether to ask: at once the first time, then after pauses, a few times in all."""
@@ -140,8 +149,13 @@ class LedgerAccounts:
         if not nodes:
             return {}
 
+        notes_sent = {node: self.witness.newest(name) for node, name in nodes.items()}
+
         def read(node: int, reply: Message) -> None:
-            self._check(nodes[node], read_statement(reply))
+            statement = read_statement(reply)
+            if self.witness.newest(nodes[node]) != notes_sent[node]:
+                raise MessageError(OVERTAKEN)
+            self._check(nodes[node], statement)
 
         contents = {
             node: LedgerStep(
@@ -149,10 +163,10 @@ class LedgerAccounts:
                 spec=self.spec,
                 witness=self.witness.name,
                 key=self.witness.key,
-                note=self.witness.newest(name),
+                note=note,
                 closing=closing,
             ).to_record()
-            for node, name in nodes.items()
+            for node, note in notes_sent.items()
         }
         return exchange(
             self.grid, contents, read=read, deadline=SECONDS, quorum=len(contents), stopped=self.stopped
@@ -163,22 +177,25 @@ class LedgerAccounts:
         if self.keys is not None and self.keys.get(name) != statement.key:
             raise MessageError("its ledger key is not the one that the roster lists")
         try:
-            self.witness.observe(name, statement, run=self.run)
             raw = _raw(statement.entry)
             entry, checkpoint = Entry.parse(raw), notes.parse(statement.checkpoint)
-            if not verify_inclusion(
+            if entry.seq != statement.seq or not verify_inclusion(
                 leaf(raw), statement.seq, checkpoint.size, list(statement.inclusion), checkpoint.root
             ):
                 raise MessageError("its checkpoint does not cover the reservation")
+            self._check_entry(entry, checkpoint)
+            # Last: what is refused is not cosigned.
+            self.witness.observe(name, statement, run=self.run)
         except PrivacyError as error:
             raise MessageError(f"{type(error).__name__}: {error}") from None
-        self._check_entry(entry, checkpoint)
         self._paid.add(name)
 
     def _check_entry(self, entry: Entry, checkpoint: Note) -> None:
         """Refuse another run's entry, or one that pays for less."""
         if entry.origin != checkpoint.origin or entry.run != self.run or entry.ref.get("spec") != agreed(self.spec):
             raise MessageError("no reservation: the entry is for another run or ledger")
+        if entry.dataset != self.dataset:
+            raise MessageError("no reservation: the entry is for another data set")
         if self.plan is None:
             if entry.kind != "override":
                 raise MessageError("no reservation: the entry does not say that the run is without privacy")
@@ -200,8 +217,6 @@ def _raw(line: str) -> bytes:
     """The entry of a bundle's line; its signature is not asked for, since the signed checkpoint covers the entry."""
     try:
         found = canonical.decode(line.encode())
-    except ValueError as error:  # lone surrogates, too
+        return canonical.encode(found["entry"] if isinstance(found, dict) else None)
+    except (ValueError, KeyError) as error:  # lone surrogates, too
         raise MessageError(f"its entry is not a ledger's: {error}") from None
-    if not isinstance(found, dict) or "entry" not in found:
-        raise MessageError("its entry is not a ledger's")
-    return canonical.encode(found["entry"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 from torch import nn
 
@@ -26,6 +27,7 @@ from strategies.runfile import parse
 from strategies.settings import PrivacySettings, RunSettings
 from strategies.wire import VERSION
 
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 # No part of the noise or of its cost: a declared size only divides the noised sum.
 ANY_SIZE = 1_000_000
 
@@ -152,8 +154,8 @@ def read_spec(spec: str) -> tuple[str, RunSettings]:
         raise MessageError("spec: not the JSON object with version, run and settings that was agreed") from None
     if version != VERSION:
         raise MessageError(f"spec.version = {version}: this installation speaks {VERSION}; upgrade the older side")
-    if not isinstance(run, str) or not isinstance(public, dict):
-        raise MessageError("spec: run must be text and settings an object")
+    if not isinstance(run, str) or not RUN_NAME.fullmatch(run) or not isinstance(public, dict):
+        raise MessageError("spec: run must be a name of letters, digits, '.', '_' and '-', and settings an object")
     return run, parse(public, where="spec")
 
 

@@ -319,7 +319,7 @@ def test_pinned_compartments_add_with_another_split(tmp_path: Path) -> None:
     bound = pinned(tmp_path / "wide").policy().dataset("claims")
     cap = bound.pinned_epsilon() * 1.01
     ledger = pinned(tmp_path / "tight", f"{PINNED}\n{lifetime(cap)}")
-    reserve(ledger, "one", rounds=1)
+    reserve(ledger, "one", rounds=1).settle()
     ledger.register("claims", declared_size=1000, commitment=bytes(32), split=b"t" * 32)
     with pytest.raises(BudgetExceeded) as refused:
         reserve(ledger, "two", rounds=1)

@@ -262,7 +262,7 @@ def test_a_witness_has_one_key(ledger: Ledger) -> None:
 
 def test_notes_of_other_ledgers_and_by_nobody(ledger: Ledger, tmp_path: Path) -> None:
     other = make(tmp_path / "other")
-    with pytest.raises(LedgerDamaged, match=f"in place of {ledger.origin}"):
+    with pytest.raises(LedgerBehind, match=rf"{ledger.origin}: .* has seen ledger {other.origin}.* by a new one"):
         ledger.compare(cosigned(other))
     forged = notes.sign(ledger.origin, 1000, bytes(32), WITNESS)
     with pytest.raises(LedgerDamaged, match="not signed by a key of that ledger"):
