@@ -1,4 +1,6 @@
-"""The ClientApp: a message in; one sealed vector, a step of the sealing or one status code out. Nothing else leaves.
+"""The ClientApp: a message in; a sealed vector, a step of the sealing, a word on the ledger or a status code out.
+
+Nothing else leaves.
 
 On an enrolled machine the *installed* copy of this module runs (see :mod:`client.runner`); under
 a stock SuperNode, Flower loads it from the app bundle.

@@ -13,6 +13,7 @@ from client import config
 from client.account import Account, registered
 from client.commitment import commitment, split_commitment
 from client.data import DatasetEntry, DepartmentData, Split, load
+from client.datasets import entry_of
 from client.descriptions import check_description
 from client.errors import ConfigError, RefusalError
 from client.identity import load_me
@@ -82,17 +83,8 @@ def _sealing(own: config.ClientSettings, min_cohort: int) -> Sealing:
 
 def dataset_entry(settings: config.ClientSettings, name: str) -> DatasetEntry | None:
     """This machine's entry for a data set's public name, or None."""
-    entry = settings.dataset.get(name)
-    if entry is None:
-        return None
-    return DatasetEntry(
-        path=entry.path,
-        declared_size=entry.declared_size,
-        labels_path=entry.labels_path,
-        person=entry.person,
-        split_key=config.split_key(),
-        validation=entry.validation,
-    )
+    own = settings.dataset.get(name)
+    return None if own is None else entry_of(own)
 
 
 def _fresh(_purpose: str) -> SecureRandom:

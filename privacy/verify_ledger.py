@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -20,6 +21,11 @@ Say = Callable[..., None]  # say(what, seq, severity="violation")
 DAY, LATE = 86_400, 600  # seconds
 MOST_LINE = 1 << 16
 _LINE = {"entry", "signature"}
+
+
+Signed = tuple[int, bytes, bytes, bytes]  # number of an entry, key, signature, what it is of
+_BATCH = 256
+_UNSIGNED = "the signature is not by the ledger key then in force: the entry is another's, or was changed"
 
 
 @dataclass(kw_only=True)
@@ -75,6 +81,7 @@ class Ledger:
         self.rebased = False  # orders or mode changed after a run was reserved
         self._ids: set[str] = set()
         self._policies, self._tell = policies, say
+        self._signatures: list[Signed] = []
 
     @property
     def size(self) -> int:
@@ -91,13 +98,19 @@ class Ledger:
         return next((key for seq, key in reversed(self.keys) if seq < size), b"")
 
     def replay(self, lines: Iterable[bytes]) -> None:
-        """Take all lines; stop at the first whose bytes are not an entry's, since nothing after it can be placed."""
+        """Take all lines, up to the first that is no entry's: nothing after it can be placed."""
         try:
             for line in lines:
                 self._take(line)
         except Refused as error:
             self.whole = False
             self._say(f"the line {error}; it and what follows were not read")
+        # Most of the work, and done on all cores. (Beside the rest it would only wait for the interpreter's lock.)
+        batches = [self._signatures[i : i + _BATCH] for i in range(0, len(self._signatures), _BATCH)]
+        with ThreadPoolExecutor() as pool:
+            for wrong in pool.map(_wrong, batches):
+                for seq in wrong:
+                    self._tell(_UNSIGNED, seq, "violation")
 
     def _say(self, what: str, severity: str = "violation") -> None:
         """A finding about the entry at hand."""
@@ -132,10 +145,7 @@ class Ledger:
             if not self.keys:
                 raise Refused("is not the genesis of a ledger")
             self._place(entry)
-            self._demand(
-                read.signed(self.keys[-1][1], signature, b"confide/ledger-entry/v1\n" + raw),
-                "the signature is not by the ledger key then in force: the entry is another's, or was changed",
-            )
+            self._signatures.append((self.size, self.keys[-1][1], signature, b"confide/ledger-entry/v1\n" + raw))
             getattr(self, f"_on_{entry['kind']}")(entry, entry["ref"])
             self._demand(entry["policy_digest"] == self.digest, "policy_digest is not the policy then in force")
             if entry["dataset"] is not None:
@@ -374,6 +384,11 @@ class Ledger:
         return (
             len({one["split"] for name in group if name in self.datasets for one in self.datasets[name].versions}) > 1
         )
+
+
+def _wrong(batch: list[Signed]) -> list[int]:
+    """The entries whose signature does not hold."""
+    return [seq for seq, key, signature, message in batch if not read.signed(key, signature, message)]
 
 
 def raised(tables: Iterable[Json]) -> bool:
