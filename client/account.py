@@ -50,8 +50,7 @@ class Account:
             self.ledger.check(plan, self.dataset, run=run, model=settings.model.name)
 
     def reserve(self, settings: RunSettings, run: str, spec: str) -> Reservation:
-        """Write the whole run's cost down, durably, or find it written down."""
-        self.check(settings, run)
+        """Write the whole run's cost down, durably, or find it written down; the ledger judges it as it does so."""
         plan = plan_for(settings, declared_size=self._declared_size())
         if plan is None:
             return self.ledger.override(self.dataset, run, spec=agreed(spec))

@@ -34,6 +34,7 @@ from models.files import read_bounded, write_atomic
 from privacy.notes import observe, parse
 from server.errors import ServerError
 from server.runs import now
+from strategies.jsonfile import read_object
 from strategies.wire import Statement
 
 MOST_BYTES = 64 * 1024
@@ -112,9 +113,12 @@ class DiskWitness:
 
 
 def seen(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the witness of this folder knows of each department's ledger: entries, when, and rounds left."""
-    rows = [json.loads(read_bounded(file, MOST_BYTES)) for file in sorted((folder / "notes").glob("*.json"))]
-    return {row["department"]: row for row in rows}
+    """What the witness of this folder knows of each department's ledger: entries, when, and rounds left.
+
+    Raises :class:`strategies.errors.SettingsError` for a damaged file.
+    """
+    rows = [read_object(file, MOST_BYTES) for file in sorted((folder / "notes").glob("*.json"))]
+    return {str(row.get("department")): row for row in rows}
 
 
 def slug(name: str) -> str:

@@ -23,12 +23,13 @@ from client.errors import ConfigError, RefusalError
 from client.plain import PlainTrainer
 from client.site import site_for
 from client.state import DiskJournal
+from client.statuses import status_of
 from client.train import Site, measure
 from models import errors as model_errors
 from models.inputs import errors as data_errors
 from models.vector import load_vector, to_vector
 from privacy.dpsgd import PrivateTrainer
-from privacy.errors import AccountingError, BadPlan, NonFiniteModel
+from privacy.errors import AccountingError, BadPlan, NonFiniteModel, PrivacyError
 from privacy.noise import SecureRandom
 from strategies.agreement import layout_of, model_of, plan_for, resolve, task_of, write_spec
 from strategies.errors import MessageError, SettingsError
@@ -52,9 +53,9 @@ def asking(settings: RunSettings, **changes: Any) -> Instruction:
 
 
 def refused(instruction: Instruction, own: Site) -> Status:
-    with pytest.raises(RefusalError) as caught:
+    with pytest.raises((RefusalError, PrivacyError)) as caught:
         clear_vector(instruction, own)
-    return caught.value.status
+    return status_of(caught.value)
 
 
 OFF, LOCAL = settings_of(), settings_of(privacy=PRIVATE)
