@@ -3,15 +3,14 @@
 What is checked is ``docs/ledger-spec.md``. This file and its parts import nothing else of Confide, so that they can be
 read, and run, by themselves (Python 3.11, ``cryptography``; ``dp_accounting`` for PLD figures, if it is there):
 
-1. ``verify_values``: canonical JSON, hashes, signatures, trees and notes.
-2. ``verify_spending``: what mechanisms cost, what policies say, what makes a reservation admissible.
-3. ``verify_entries``: the form of an entry.
-4. ``verify_ledger``: a ledger, entry by entry: place, clock, signature, policy, and what its kind demands. Every
+1. ``verify_values``: how values are read: schemas, canonical JSON, signatures, trees and notes.
+2. ``verify_spending``: what mechanisms cost, and what policies say.
+3. ``verify_ledger``: a ledger, entry by entry: form, place, clock, signature, policy, and what its kind demands. Every
    reservation is judged by what was spent at that moment, under the policy then in force; costs are computed anew.
-5. ``verify_evidence``: files (known, bounded, no links); policies' signatures; checkpoints and witnesses (the same
-   entries, and none missing).
-6. ``verify_claims``: rosters (is the key the department's?) and models (are their rounds in the ledgers?).
-7. This file: what was spent, the verdict, and what no bundle can prove.
+4. ``verify_evidence``: files (known, bounded, no links), and whether they agree: policies' signatures; checkpoints and
+   witnesses (the same entries, and none missing); rosters (is the key the department's?); models (are their rounds in
+   the ledgers?).
+5. This file: what was spent, the verdict, and what no bundle can prove.
 
 ``docs/recompute.py`` adds the figures up once more, with dp-accounting alone.
 """
@@ -24,16 +23,16 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 if not __package__:  # run as a file: its parts are found as they are where Confide is installed
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from privacy import verify_spending as spending
-from privacy.verify_claims import read_models, read_rosters
 from privacy.verify_evidence import Evidence, Problem
-from privacy.verify_ledger import Dataset, Ledger, raised
-from privacy.verify_spending import PER_MILLION
+from privacy.verify_ledger import Ledger
+from privacy.verify_spending import PER_MILLION, compartments
 from privacy.verify_values import Json, shown
 
 NOT_PROVEN = (
@@ -90,81 +89,72 @@ def verify(
     """
     told = governance.hex() if isinstance(governance, bytes) else governance
     evidence = Evidence(Path(folder), dict(witness_keys or {}), told)
-    read_rosters(evidence)
-    models = read_models(evidence)
-    datasets = [row for name in evidence.ledgers for row in _figures(evidence, name)]
-    return Verdict(
-        datasets=datasets,
-        ledgers=[_ledger_row(evidence, name) for name in evidence.ledgers],
-        models=models,
-        problems=evidence.problems,
-        not_proven=[*NOT_PROVEN, *_unproven(evidence, datasets)],
-    )
+    models = evidence.read_models()
+    datasets, ledgers = [], []
+    for name, ledger in evidence.ledgers.items():
+        datasets += [_row(evidence, name, dataset) for dataset, mine in ledger.datasets.items() if mine.entries]
+        row = {
+            "file": f"{name}.jsonl",
+            "origin": ledger.origin,
+            "department": ledger.department,
+            "key": ledger.keys[-1][1].hex() if ledger.keys else None,
+            "entries": len(ledger.tree),
+            "size_witnessed": max(evidence.witnessed[ledger.origin].values(), default=0),
+            "in_roster": ledger.origin in evidence.vouched,
+        }
+        ledgers.append(row)
+    not_proven = [*NOT_PROVEN, *_unproven(evidence, datasets)]
+    return Verdict(datasets=datasets, ledgers=ledgers, models=models, problems=evidence.problems, not_proven=not_proven)
 
 
-def _figures(evidence: Evidence, name: str) -> Iterator[Json]:
-    """A row for every data set of a ledger."""
+def _row(evidence: Evidence, name: str, dataset: str) -> Json:
+    """What a data set of a ledger has spent, and what it was allowed."""
     ledger = evidence.ledgers[name]
-    for dataset, mine in ledger.datasets.items():
-        if mine.entries:
-            group = ledger.policy.group(dataset) if ledger.policy else [dataset]
-            unbounded = not ledger.whole or any(ledger.datasets.get(one, Dataset()).overrides for one in group)
-            # What has held all along is the largest cap that was ever signed, whatever stands there now.
-            cap = max((table["lifetime"]["epsilon"] for table in mine.tables), default=None)
-            delta = max((table["lifetime"]["delta"] for table in mine.tables), default=None)
-            figure, precise = (None, None) if unbounded else _epsilons(ledger, dataset, group, delta)
-            if figure is not None and cap is not None and not figure <= cap * PER_MILLION:
-                said = f"data set {shown(dataset)}: epsilon {figure:.6g} is above {cap:g}, the largest cap ever signed"
-                evidence.say(f"ledgers/{name}.jsonl", said)
-            yield {
-                "origin": ledger.origin,
-                "department": ledger.department,
-                "dataset": dataset,
-                "enforced_epsilon": _finite(figure),
-                "pld_epsilon": _finite(precise),
-                "delta": delta,
-                "cap": cap,
-                "cap_raised": raised(mine.tables),
-                "entries": mine.entries,
-                "open_reservations": sum(run.mechanism is not None and run.settled is None for run in mine.runs),
-                "overrides": mine.overrides,
-                "runs": len(mine.runs),
-            }
+    mine = ledger.datasets[dataset]
+    caps = [(table["lifetime"]["epsilon"], table["lifetime"]["delta"], table.get("group")) for table in mine.tables]
+    # What has held all along is the largest cap that was ever signed, whatever stands there now.
+    cap: float | None = max((epsilon for epsilon, _, _ in caps), default=None)
+    delta: float | None = max((delta for _, delta, _ in caps), default=None)
+    # It went up, its delta did, or the data set left a budget that it shared.
+    raised = any(e > e0 or d > d0 or (g0 is not None and g != g0) for (e0, d0, g0), (e, d, g) in pairwise(caps))
+    enforced, precise = _epsilons(ledger, dataset, delta)
+    if enforced is not None and cap is not None and not enforced <= cap * PER_MILLION:
+        said = f"data set {shown(dataset)}: epsilon {enforced:.6g} is above {cap:g}, the largest cap ever signed"
+        evidence.say(f"ledgers/{name}.jsonl", said)
+    return {
+        "origin": ledger.origin,
+        "department": ledger.department,
+        "dataset": dataset,
+        "enforced_epsilon": enforced if enforced is not None and math.isfinite(enforced) else None,
+        "pld_epsilon": precise if precise is not None and math.isfinite(precise) else None,
+        "delta": delta,
+        "cap": cap,
+        "cap_raised": raised,
+        "entries": mine.entries,
+        "open_reservations": sum(run.mechanism is not None and not run.settled for run in mine.runs),
+        "overrides": sum(run.mechanism is None for run in mine.runs),
+        "runs": len(mine.runs),
+    }
 
 
-def _finite(figure: float | None) -> float | None:
-    """A figure as JSON can have it."""
-    return figure if figure is not None and math.isfinite(figure) else None
-
-
-def _epsilons(ledger: Ledger, dataset: str, group: list[str], delta: float | None) -> tuple[float | None, float | None]:
-    """Enforced and PLD epsilon of a data set's budget as it stands; None where something to compute it with lacks."""
-    paid, add, policy = ledger.paid(group), ledger.added(group), ledger.policy
-    parts = spending.compartments(*paid, add=add)
-    if not any(map(spending.positive, parts)):
+def _epsilons(ledger: Ledger, dataset: str, delta: float | None) -> tuple[float | None, float | None]:
+    """Enforced and PLD epsilon of a data set's budget; None where nothing bounds it, or something lacks."""
+    policy = ledger.policy
+    group = policy.group(dataset) if policy else [dataset]
+    runs = [run for one in group if one in ledger.datasets for run in ledger.datasets[one].runs]
+    if not ledger.whole or any(run.mechanism is None for run in runs):
+        return None, None
+    spent, add = ledger.paid(group), ledger.added(group)
+    if not +spent:
         return 0.0, 0.0
     if policy is None or delta is None:
         return None, None
-    precise, table = spending.pld(parts, delta), policy.tables.get(dataset)
-    if policy.pinned and table and not spending.outside_pin(table, *paid):
-        pinned = spending.worst_case(table, add=add)
-        figure = spending.pld(pinned, delta)
-        return spending.renyi(pinned, delta) if figure is None else figure, precise
-    return spending.enforced(parts, policy.orders, delta), precise
-
-
-def _ledger_row(evidence: Evidence, name: str) -> Json:
-    """What a ledger is."""
-    ledger = evidence.ledgers[name]
-    return {
-        "file": f"{name}.jsonl",
-        "origin": ledger.origin,
-        "department": ledger.department,
-        "key": ledger.keys[-1][1].hex() if ledger.keys else None,
-        "entries": ledger.size,
-        "size_witnessed": evidence.witnessed[ledger.origin],
-        "in_roster": ledger.origin in evidence.vouched,
-    }
+    precise, table = spending.pld(compartments(spent, add=add), delta), policy.tables.get(dataset)
+    if policy.pinned and table and spending.bounded(spent, spending.pinned(table)):
+        most = compartments(spending.pinned(table), add=add)
+        figure = spending.pld(most, delta)
+        return spending.renyi(most, delta) if figure is None else figure, precise
+    return policy.enforced(spent, delta, add=add), precise
 
 
 def _unproven(evidence: Evidence, datasets: list[Json]) -> Iterator[str]:
@@ -191,13 +181,12 @@ def _unproven(evidence: Evidence, datasets: list[Json]) -> Iterator[str]:
 def _lines(verdict: Json) -> Iterator[str]:
     """A verdict for people."""
     for row in verdict["datasets"]:
-        figures = (
-            "unbounded" if row[key] is None else f"{row[key]:.4f}" for key in ("enforced_epsilon", "pld_epsilon")
-        )
+        figures = (row["enforced_epsilon"], row["pld_epsilon"])
+        enforced, precise = ("unbounded" if figure is None else f"{figure:.4f}" for figure in figures)
         cap = "none" if row["cap"] is None else f"{row['cap']:g} at delta {row['delta']:g}"
-        raised_later = ", raised" if row["cap_raised"] else ""
-        what = "epsilon {} enforced, {} by PLD".format(*figures)
-        yield f"{shown(row['department'])} {shown(row['dataset'])}: {what}; cap {cap}{raised_later}"
+        cap += ", raised" if row["cap_raised"] else ""
+        who = f"{shown(row['department'])} {shown(row['dataset'])}"
+        yield f"{who}: epsilon {enforced} enforced, {precise} by PLD; cap {cap}"
     for problem in verdict["problems"]:
         entry = "" if problem["seq"] is None else f", entry {problem['seq']}"
         yield f"{problem['severity']}: {problem['file']}{entry}: {problem['what']}"
@@ -210,9 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Verify a bundle of evidence, offline, and believe nobody.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
-    parser.add_argument(
-        "--witness", action="append", default=[], metavar="NAME=KEY", help="a witness's key, hexadecimal"
-    )
+    parser.add_argument("--witness", action="append", default=[], metavar="NAME=KEY", help="key of a witness, in hex")
     parser.add_argument("--governance", metavar="KEY", help="the governance key, hexadecimal, or its fingerprint")
     given = parser.parse_args(arguments)
     try:

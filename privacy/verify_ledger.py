@@ -1,47 +1,99 @@
-"""Verifier, part 4 of 7: one ledger, replayed entry by entry (``docs/ledger-spec.md``, "Entries" and "Spending")."""
+"""Verifier, part 3 of 5: one ledger, replayed entry by entry (``docs/ledger-spec.md``, "Entries" and "Spending")."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
 
-from privacy import verify_entries
 from privacy import verify_spending as spending
 from privacy import verify_values as read
-from privacy.verify_entries import steps
-from privacy.verify_spending import Policy, Steps
-from privacy.verify_values import Json, Note, Refused, shown
+from privacy.verify_spending import PER_MILLION, Policy, Spend, compartments, spend
+from privacy.verify_values import Json, Note, Refused, Severity, demand, fit, noted, shown
 
-Past = dict[tuple[float, float], list[tuple[float, int]]]
-Say = Callable[..., None]  # say(what, seq, severity="violation")
 DAY, LATE = 86_400, 600  # seconds
 MOST_LINE = 1 << 16
-_LINE = {"entry", "signature"}
+
+_MECHANISM = {
+    "unit": "record",
+    "adjacency": "zero-out",
+    "sampler": "poisson",
+    "sampling_rate": read.rate,
+    "noise_multiplier": read.above_0,
+    "max_grad_norm": read.above_0,
+    "steps_per_round": read.positive,
+    "rounds": read.integer,
+    "declared_size": read.positive,
+    "delta": read.delta,
+    "metric_noise": (read.above_0, None),
+    "evaluations": read.integer,
+}
+_COST = {"orders": [read.integer], "rdp": {"training": [read.real], "validation": [read.real]}}
+_ENTRY = {
+    "v": "1",
+    "origin": read.ledger_name,
+    "seq": read.integer,
+    "prev": read.bytes_32,
+    "id": str,
+    "time": read.time,
+    "policy_digest": (read.digest, None),
+    **dict.fromkeys(("dataset", "run", "mechanism", "cost")),  # null where the kind does not use them
+}
+_DATASET = {"dataset": read.name}
+_RUN = _DATASET | {"run": read.name}
+_PAID = _RUN | {"mechanism": _MECHANISM, "cost": _COST}
+_CONTENT = {"declared_size": read.integer, "commitment": read.digest, "split": read.digest}
+_VERSION = {"lineage": read.lineage, "version": read.positive} | _CONTENT
+_RELEASE = {"round": read.integer, "train": bool, "evaluate": bool, "model": read.digest, "update": read.digest}
+_COSIGNED = {"witness": read.signer, "key": read.bytes_32, "cosignature": read.unbase64}
+# By kind: the id, the fields that it uses, those of its `ref`.
+_KINDS: dict[str, tuple[str, Json, Json]] = {
+    "genesis": ("genesis", {}, {"name": read.name, "key": read.bytes_32}),
+    "key": ("key:{key}", {}, {"key": read.bytes_32, "proof": read.bytes_64}),
+    "policy": ("policy:{seq}", {}, {"digest": read.digest, "supersedes": (read.digest, None)}),
+    "dataset": ("dataset:{dataset}:{version}", _DATASET, _VERSION),
+    "reserve": ("reserve:{run}", _PAID, {"spec": read.digest, "model": str, "dataset_version": read.integer}),
+    "release": ("release:{run}:{round}", _RUN, _RELEASE),
+    "settle": ("settle:{run}", _PAID, {"reservation": read.integer}),
+    "abandon": ("abandon:{run}:{round}", _RUN, {"round": read.integer, "reason": str}),
+    "override": ("override:{run}", _RUN, {"spec": read.digest, "reason": "privacy-off"}),
+    "checkpoint": ("checkpoint:{size}:{witness}", {}, {"size": read.positive, "root": read.bytes_32} | _COSIGNED),
+}
 
 
-Signed = tuple[int, bytes, bytes, bytes]  # number of an entry, key, signature, what it is of
-_BATCH = 256
-_UNSIGNED = "the signature is not by the ledger key then in force: the entry is another's, or was changed"
+def _parse(value: Json) -> Json:
+    """An entry as it is read, if it has the form of its kind."""
+    kind = value.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise Refused(f"{shown(kind)} is no kind of entry")
+    template, used, ref = _KINDS[kind]
+    entry: Json = fit({**_ENTRY, **used, "kind": kind, "ref": ref}, value)
+    wanted = template.format(**value["ref"], **value)
+    demand(entry["id"] == wanted, f"id: {shown(entry['id'])} in place of {shown(wanted)}")
+    mechanism, cost = entry["mechanism"], entry["cost"]
+    if mechanism and mechanism["metric_noise"] is None:
+        demand(mechanism["evaluations"] == 0, "mechanism: evaluations without metric_noise")
+    if cost and {len(part) for part in cost["rdp"].values()} != {len(cost["orders"])}:
+        raise Refused("cost: not one figure an order")
+    return entry
 
 
 @dataclass(kw_only=True)
 class Run:
-    """One run: ``mechanism`` is what it reserved (None: an override), ``charged`` what counts."""
+    """One run: ``mechanism`` is what counts: what it reserved, and once it is settled, used (None: an override)."""
 
     dataset: str
     seq: int
     mechanism: Json | None
     spec: str
-    charged: tuple[Steps, Steps]
-    keys: set[bytes]
-    settled: int | None = None
+    keys: set[bytes] = field(default_factory=set)
+    settled: bool = False
+    released: bool = False
     train: dict[int, int] = field(default_factory=dict)  # round to entry
     evaluated: int = 0
-    released: int = 0
 
 
 @dataclass(kw_only=True)
@@ -51,51 +103,33 @@ class Dataset:
     entries: int = 0
     versions: list[Json] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
-    overrides: int = 0
     tables: list[Json] = field(default_factory=list)  # every one that it ever had, in order
     counted: int = 0  # reservations but those that were settled without a release
-    paid: tuple[Steps, Steps] = field(default_factory=lambda: (Steps(), Steps()))
+    paid: Spend = field(default_factory=Spend)
     # Of runs that are over: when each was settled, and what all of them had come to by then.
-    past: tuple[Past, Past] = field(default_factory=lambda: ({}, {}))
+    past: dict[tuple[str, float, float], list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
 
 
 class Ledger:
-    """A ledger after its entries so far; ``whole`` is whether all of them could be read.
+    """A ledger after its entries so far, under policies by digest; ``tell`` takes findings (with the entry's place)."""
 
-    Args:
-        policies: every readable policy of the bundle, by digest.
-        say: takes findings: what, place of the entry, severity.
-    """
-
-    def __init__(self, policies: Mapping[str, Policy], say: Say) -> None:
+    def __init__(self, policies: Mapping[str, Policy], tell: Callable[[str, Severity, int], None]) -> None:
         self.origin = self.department = ""
-        self.keys: list[tuple[int, bytes]] = []  # place of the entry, key in force after it
-        self.tree, self.head, self.clock = read.Tree(), "0" * 64, 0
+        self.whole = True  # all of it could be read
+        self.tree, self.head, self.clock = read.Tree(), bytes(32), 0
         self.times: list[int] = []  # the latest so far, so that no entry is dated later than its own
+        self.keys: list[tuple[int, bytes]] = []  # place of the entry, key in force after it
         self.digest: str | None = None
-        self.signers: dict[str, set[bytes]] = {}  # policy to keys that may have signed it
-        self.datasets: dict[str, Dataset] = {}
+        self.policy: Policy | None = None  # the one in force, if it could be read
+        self.rebased = False  # orders or mode changed after a run was reserved
+        self.signers: dict[str, set[bytes]] = defaultdict(set)  # policy to keys that may have signed it
+        self.datasets: dict[str, Dataset] = defaultdict(Dataset)
         self.runs: dict[str, Run] = {}
         self.witnesses: dict[str, tuple[bytes, int]] = {}  # key, largest size that it cosigned
-        self.whole = True
-        self.rebased = False  # orders or mode changed after a run was reserved
+        self._policies, self._tell = policies, tell
         self._ids: set[str] = set()
-        self._policies, self._tell = policies, say
-        self._signatures: list[Signed] = []
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        return self.tree.size
-
-    @property
-    def policy(self) -> Policy | None:
-        """The policy in force, if there is one that could be read."""
-        return self._policies.get(self.digest or "")
-
-    def key_at(self, size: int) -> bytes:
-        """Return the ledger key after so many entries."""
-        return next((key for seq, key in reversed(self.keys) if seq < size), b"")
+        self._lineages: dict[str, str] = {}
+        self._signatures: list[tuple[int, bytes, bytes, bytes]] = []  # entry, key, signature, what it is of
 
     def replay(self, lines: Iterable[bytes]) -> None:
         """Take all lines, up to the first that is no entry's: nothing after it can be placed."""
@@ -104,138 +138,120 @@ class Ledger:
                 self._take(line)
         except Refused as error:
             self.whole = False
-            self._say(f"the line {error}; it and what follows were not read")
+            self._say(f"{error}; this line and what follows were not read")
         # Most of the work, and done on all cores. (Beside the rest it would only wait for the interpreter's lock.)
-        batches = [self._signatures[i : i + _BATCH] for i in range(0, len(self._signatures), _BATCH)]
+        unsigned = "the signature is not by the ledger key then in force: the entry is another's, or was changed"
         with ThreadPoolExecutor() as pool:
-            for wrong in pool.map(_wrong, batches):
+            batches = (self._signatures[i : i + 256] for i in range(0, len(self._signatures), 256))
+            for wrong in pool.map(lambda batch: [seq for seq, *of in batch if not read.signed(*of)], batches):
                 for seq in wrong:
-                    self._tell(_UNSIGNED, seq, "violation")
+                    self._tell(unsigned, "violation", seq)
 
-    def _say(self, what: str, severity: str = "violation") -> None:
+    def _say(self, what: str, severity: Severity = "violation") -> None:
         """A finding about the entry at hand."""
-        self._tell(what, self.size, severity)
+        self._tell(what, severity, len(self.tree))
 
-    def _demand(self, holds: bool, otherwise: str) -> bool:
-        """Note what does not hold."""
+    def _check(self, holds: bool, otherwise: str) -> bool:
+        """Say what does not hold."""
         if not holds:
             self._say(otherwise)
         return holds
 
     def _take(self, line: bytes) -> None:
         """One line."""
-        if not line.endswith(b"\n") or len(line) > MOST_LINE:
-            raise Refused(f"does not end in a line feed, or has more than {MOST_LINE} bytes")
-        value = read.parse_canonical(line[:-1])
-        if not (isinstance(value, dict) and value.keys() == _LINE and isinstance(value["entry"], dict)):
-            raise Refused("is not an entry and its signature")
-        signature = bytes.fromhex(read.hex64(value["signature"]))
+        bounded = line.endswith(b"\n") and len(line) <= MOST_LINE
+        demand(bounded, f"does not end in a line feed, or has more than {MOST_LINE} bytes")
+        outer = fit({"entry": dict, "signature": read.bytes_64}, read.parse_canonical(line[:-1]))
         # The line is canonical, so the entry stands in it as it was signed.
         raw = line[len('{"entry":') : -len(',"signature":""}\n') - 128]
-        leaf = read.sha(b"\0", raw)
         try:
-            entry = verify_entries.parse(value["entry"])
+            entry = _parse(outer["entry"])
         except Refused as error:
             self._say(f"the entry is malformed: {error}")
             self.whole = False
         else:
-            if not self.size and entry["kind"] == "genesis":
+            if not self.tree and entry["kind"] == "genesis":
                 self.origin, self.department = entry["origin"], entry["ref"]["name"]
-                self.keys.append((0, bytes.fromhex(entry["ref"]["key"])))
-            if not self.keys:
-                raise Refused("is not the genesis of a ledger")
-            self._place(entry)
-            self._signatures.append((self.size, self.keys[-1][1], signature, b"confide/ledger-entry/v1\n" + raw))
-            getattr(self, f"_on_{entry['kind']}")(entry, entry["ref"])
-            self._demand(entry["policy_digest"] == self.digest, "policy_digest is not the policy then in force")
-            if entry["dataset"] is not None:
-                self._dataset(entry["dataset"]).entries += 1
-        self.head = leaf.hex()
+                self.keys.append((0, entry["ref"]["key"]))
+            demand(bool(self.keys), "is not the genesis of a ledger")
+            message = b"confide/ledger-entry/v1\n" + raw
+            self._signatures.append((len(self.tree), self.keys[-1][1], outer["signature"], message))
+            self._apply(entry)
+        self.head = read.sha(b"\0", raw)
+        self.tree.append(self.head)
         self.times.append(self.clock)
-        self.tree.append(leaf)
 
-    def _place(self, entry: Json) -> None:
-        """Where and when the entry stands, and that it stands nowhere else."""
-        self._demand(entry["origin"] == self.origin, f"the entry is of another ledger, {entry['origin']}")
-        self._demand(
-            entry["seq"] == self.size and entry["prev"] == self.head,
-            f"seq {entry['seq']} does not continue the entry before: one was removed, changed, moved or put in",
-        )
-        self._demand(entry["id"] not in self._ids, f"id {shown(entry['id'])} is there twice")
-        self._demand(entry["time"] >= self.clock, "the entry is dated before the one before it: a clock was moved back")
-        self._ids.add(entry["id"])
+    def _apply(self, entry: Json) -> None:
+        """An entry in its place: nowhere else, not before its time, and what its kind demands."""
+        check, seq, name = self._check, entry["seq"], entry["id"]
+        follows = seq == len(self.tree) and entry["prev"] == self.head
+        check(entry["origin"] == self.origin, f"the entry is of another ledger, {entry['origin']}")
+        check(follows, f"seq {seq} does not continue the entry before: one was removed, changed, moved or put in")
+        check(name not in self._ids, f"id {shown(name)} is there twice")
+        check(entry["time"] >= self.clock, "the entry is dated before the one before it: a clock was moved back")
+        self._ids.add(name)
         self.clock = max(self.clock, entry["time"])
-
-    def _dataset(self, name: str) -> Dataset:
-        """A data set's state."""
-        if name not in self.datasets:
-            self.datasets[name] = Dataset()
-        return self.datasets[name]
-
-    # --- One method a kind ---
+        getattr(self, f"_on_{entry['kind']}")(entry, entry["ref"])
+        check(entry["policy_digest"] == self.digest, "policy_digest is not the policy then in force")
+        if entry["dataset"] is not None:
+            self.datasets[entry["dataset"]].entries += 1
 
     def _on_genesis(self, entry: Json, ref: Json) -> None:
-        slug = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in ref["name"])
-        self._demand(self.size == 0, "a second genesis")
-        self._demand(entry["origin"].split("/")[1] == slug, "the ledger's name is not made from the department's")
+        self._check(not self.tree, "a second genesis")
+        named = entry["origin"].split("/")[1] == read.slug(ref["name"])
+        self._check(named, "the ledger's name is not made from the department's")
 
     def _on_key(self, entry: Json, ref: Json) -> None:
-        new, message = bytes.fromhex(ref["key"]), f"confide/ledger-key/v1\n{self.origin}\n{entry['seq']}".encode()
-        self._demand(
-            read.signed(new, bytes.fromhex(ref["proof"]), message), "the new key's own signature does not hold"
-        )
-        self._demand(new not in {key for _, key in self.keys}, "the new key has been this ledger's before")
-        self.keys.append((self.size, new))
+        message = f"confide/ledger-key/v1\n{self.origin}\n{entry['seq']}".encode()
+        self._check(read.signed(ref["key"], ref["proof"], message), "the new key's own signature does not hold")
+        self._check(ref["key"] not in {key for _, key in self.keys}, "the new key has been this ledger's before")
+        self.keys.append((len(self.tree), ref["key"]))
 
     def _on_policy(self, entry: Json, ref: Json) -> None:
-        self._demand(ref["digest"] == entry["policy_digest"], "the digest is not the entry's policy_digest")
-        self._demand(ref["supersedes"] == self.digest, "it supersedes another policy than the one in force")
-        before, self.digest = self.policy, ref["digest"]
-        if before and self.policy and self.runs:
-            self.rebased |= (before.pinned, before.orders) != (self.policy.pinned, self.policy.orders)
-        self.signers.setdefault(ref["digest"], set()).add(self.keys[-1][1])
-        for name, table in self.policy.tables.items() if self.policy else ():
-            self._dataset(name).tables.append(table)
+        self._check(ref["digest"] == entry["policy_digest"], "the digest is not the entry's policy_digest")
+        self._check(ref["supersedes"] == self.digest, "it supersedes another policy than the one in force")
+        before, self.digest, self.policy = self.policy, ref["digest"], self._policies.get(ref["digest"])
+        self.signers[ref["digest"]].add(self.keys[-1][1])
+        if self.policy:
+            if before and self.runs:
+                self.rebased |= (before.pinned, before.orders) != (self.policy.pinned, self.policy.orders)
+            for name, table in self.policy.tables.items():
+                self.datasets[name].tables.append(table)
 
     def _on_dataset(self, entry: Json, ref: Json) -> None:
-        mine = self._dataset(entry["dataset"]).versions
-        self._demand(ref["version"] == len(mine) + 1, "versions of the data set are not in order")
-        same = {
-            name
-            for name, other in self.datasets.items()
-            if other.versions[:1] and other.versions[0]["lineage"] == ref["lineage"]
-        }
-        self._demand(same == ({entry["dataset"]} if mine else set()), "the lineage is not the data set's own")
-        mine.append(ref)
+        versions = self.datasets[entry["dataset"]].versions
+        versions.append(ref)
+        self._check(ref["version"] == len(versions), "versions of the data set are not in order")
+        owner = self._lineages.setdefault(ref["lineage"], entry["dataset"])
+        own = owner == entry["dataset"] and ref["lineage"] == versions[0]["lineage"]
+        self._check(own, "the lineage is not the data set's own")
 
     def _on_reserve(self, entry: Json, ref: Json) -> None:
         mechanism = entry["mechanism"]
         planned = 0 if mechanism["metric_noise"] is None else mechanism["rounds"] + 1
-        self._demand(mechanism["evaluations"] == planned, "evaluations are not rounds + 1, or 0 without metric_noise")
+        self._check(mechanism["evaluations"] == planned, "evaluations are not rounds + 1, or 0 without metric_noise")
         self._check_cost(entry)
-        if self._open(entry, mechanism):
+        if self._open(entry):
             self._admit(entry)
 
     def _on_override(self, entry: Json, ref: Json) -> None:
         self._say("an override: the run trains without differential privacy, and no cap of its data set holds")
-        if self._open(entry, None):
-            self._dataset(entry["dataset"]).overrides += 1
+        self._open(entry)
+        self._check(self.digest is not None, "no policy is in force, so every run is denied")
         if self.policy:
             allowed = self.policy.tables.get(entry["dataset"], {}).get("allow_without_privacy", False)
-            self._demand(allowed, "the policy does not allow runs without privacy on this data set")
-        self._demand(self.digest is not None, "no policy is in force, so every run is denied")
+            self._check(allowed, "the policy does not allow runs without privacy on this data set")
 
     def _on_release(self, entry: Json, ref: Json) -> None:
         if run := self._running(entry):
-            run.released += 1
+            run.released = True
             run.evaluated += ref["evaluate"]
             if ref["train"]:
-                run.train[ref["round"]] = self.size
-            if run.mechanism:
-                self._demand(len(run.train) <= run.mechanism["rounds"], "more rounds were released than were reserved")
-                self._demand(
-                    run.evaluated <= run.mechanism["evaluations"], "more metrics were released than were reserved"
-                )
+                run.train[ref["round"]] = len(self.tree)
+            if reserved := run.mechanism:
+                self._check(len(run.train) <= reserved["rounds"], "more rounds were released than were reserved")
+                within = run.evaluated <= reserved["evaluations"]
+                self._check(within, "more metrics were released than were reserved")
 
     def _on_abandon(self, entry: Json, ref: Json) -> None:
         self._running(entry)
@@ -244,62 +260,53 @@ class Ledger:
         self._check_cost(entry)
         if not (run := self._running(entry)):
             return
-        run.settled = self.clock
-        if not self._demand(run.mechanism is not None, "a run without privacy cannot be settled"):
+        run.settled = True
+        if run.mechanism is None:
+            self._say("a run without privacy cannot be settled")
             return
-        self._demand(ref["reservation"] == run.seq, "it settles another reservation")
-        done = {**(run.mechanism or {}), "rounds": len(run.train), "evaluations": run.evaluated}
-        for name, value in entry["mechanism"].items():
-            self._demand(
-                value == done[name], f"settled with {name} = {value}, but reserved and released were {done[name]}"
-            )
-        self._charge(run, steps(done))
-        mine = self._dataset(run.dataset)
+        self._check(ref["reservation"] == run.seq, "it settles another reservation")
+        done = run.mechanism | {"rounds": len(run.train), "evaluations": run.evaluated}
+        for name, stated in entry["mechanism"].items():
+            what = f"settled with {name} = {stated}, but reserved and released were {done[name]}"
+            self._check(stated == done[name], what)
+        mine = self.datasets[run.dataset]
         mine.counted -= not run.released
-        for past, charged in zip(mine.past, run.charged, strict=True):
-            for setting, count in charged.items():
-                over = past.setdefault(setting, [])
-                over.append((self.clock, count + (over[-1][1] if over else 0)))
+        mine.paid.subtract(spend(run.mechanism))
+        mine.paid.update(spend(done))
+        run.mechanism = done
+        for setting, count in spend(done).items():
+            over = mine.past[setting]
+            over.append((self.clock, count + (over[-1][1] if over else 0)))
 
     def _on_checkpoint(self, entry: Json, ref: Json) -> None:
-        size, witness, key = ref["size"], ref["witness"], bytes.fromhex(ref["key"])
-        if not self._demand(size <= self.size, "a checkpoint of more entries than there were"):
+        size, witness, key = ref["size"], ref["witness"], ref["key"]
+        if not self._check(size <= len(self.tree), "a checkpoint of more entries than there were"):
             return
-        self._demand(ref["root"] == self.tree.root(size).hex(), f"the root is not that of the first {size} entries")
-        note = Note(origin=self.origin, size=size, root=bytes.fromhex(ref["root"]), signatures={})
-        try:
-            self.covered(size, note.cosigned(witness, key, ref["cosignature"]))
-        except Refused as error:
-            self._say(str(error))
+        self._check(ref["root"] == self.tree.root(size), f"the root is not that of the first {size} entries")
+        with noted(self._say):
+            note = Note(origin=self.origin, size=size, root=ref["root"])
+            self.demand_covered(size, note.cosigned(witness, key, ref["cosignature"]))
         pinned, largest = self.witnesses.get(witness, (key, 0))
-        self._demand(key == pinned, f"witness {shown(witness)} has another key than in an earlier checkpoint")
+        self._check(key == pinned, f"witness {shown(witness)} has another key than in an earlier checkpoint")
         self.witnesses[witness] = (pinned, max(largest, size))
 
-    # --- What several kinds need ---
-
-    def covered(self, size: int, cosigned: int) -> None:
+    def demand_covered(self, size: int, cosigned: int) -> None:
         """Refuse entries that are dated after the cosignature that covers them."""
-        if self.times[size - 1] > cosigned + LATE:
-            raise Refused("entries are dated more than ten minutes after the cosignature that covers them")
+        late = self.times[size - 1] > cosigned + LATE
+        demand(not late, "entries are dated more than ten minutes after the cosignature that covers them")
 
-    def _open(self, entry: Json, mechanism: Json | None) -> bool:
-        """Begin a run; False where it has begun already."""
-        if not self._demand(entry["run"] not in self.runs, "the run was reserved, or overridden, before"):
+    def _open(self, entry: Json) -> bool:
+        """Begin a run, and charge it in full; False where it has begun already."""
+        if not self._check(entry["run"] not in self.runs, "the run was reserved, or overridden, before"):
             return False
-        nothing = (Steps(), Steps())
-        run = Run(
-            dataset=entry["dataset"],
-            seq=self.size,
-            mechanism=mechanism,
-            spec=entry["ref"]["spec"],
-            charged=nothing,
-            keys={self.keys[-1][1]},
-        )
+        name, mechanism = entry["dataset"], entry["mechanism"]
+        run = Run(dataset=name, seq=len(self.tree), mechanism=mechanism, spec=entry["ref"]["spec"])
+        run.keys.add(self.keys[-1][1])
         self.runs[entry["run"]] = run
-        self._dataset(run.dataset).runs.append(run)
+        self.datasets[name].runs.append(run)
         if mechanism:
-            self._dataset(run.dataset).counted += 1
-            self._charge(run, steps(mechanism))
+            self.datasets[name].counted += 1
+            self.datasets[name].paid.update(spend(mechanism))
         return True
 
     def _running(self, entry: Json) -> Run | None:
@@ -308,26 +315,19 @@ class Ledger:
         if run is None or run.dataset != entry["dataset"]:
             self._say("this run has no reservation on this data set")
             return None
-        self._demand(run.settled is None, "the run was settled before")
+        self._check(not run.settled, "the run was settled before")
         run.keys.add(self.keys[-1][1])
         return run
-
-    def _charge(self, run: Run, charged: tuple[Steps, Steps]) -> None:
-        """Put what a run costs in the place of what it cost before."""
-        for paid, old, new in zip(self._dataset(run.dataset).paid, run.charged, charged, strict=True):
-            paid.subtract(old)
-            paid.update(new)
-        run.charged = charged
 
     def _check_cost(self, entry: Json) -> None:
         """A cost is at the orders of the policy in force, and is what its mechanism costs."""
         cost = entry["cost"]
         orders = list(self.policy.orders) if self.policy else cost["orders"]
-        if not self._demand(cost["orders"] == orders, "the cost is not at the policy's orders"):
+        if not self._check(cost["orders"] == orders, "the cost is not at the policy's orders"):
             return
-        if len(orders) > 32 or not all(2 <= order <= 256 for order in orders):
+        if not (len(orders) <= 32 and all(2 <= order <= 256 for order in orders)):
             return  # no policy could be read, and none has such orders
-        for name, part in zip(("training", "validation"), steps(entry["mechanism"]), strict=True):
+        for name, part in zip(("training", "validation"), compartments(spend(entry["mechanism"])), strict=True):
             for order, stated in zip(orders, cost["rdp"][name], strict=True):
                 found = spending.rdp(part, order)
                 if not math.isclose(stated, found, rel_tol=1e-6):
@@ -336,62 +336,63 @@ class Ledger:
 
     def _admit(self, entry: Json) -> None:
         """Judge a reservation that has just been charged."""
-        name, mechanism, ref = entry["dataset"], entry["mechanism"], entry["ref"]
-        mine, policy = self._dataset(name), self.policy
-        self._demand(self.digest is not None, "no policy is in force, so every run is denied")
-        if not self._demand(bool(mine.versions), "the data set is not registered"):
+        name, mechanism, check = entry["dataset"], entry["mechanism"], self._check
+        mine, policy = self.datasets[name], self.policy
+        check(self.digest is not None, "no policy is in force, so every run is denied")
+        if not check(bool(mine.versions), "the data set is not registered"):
             return
-        self._demand(ref["dataset_version"] == len(mine.versions), "it is not of the data set's newest version")
-        if policy is None:
+        newest = entry["ref"]["dataset_version"] == len(mine.versions)
+        check(newest, "it is not of the data set's newest version")
+        table = policy.tables.get(name) if policy else None
+        if policy is None or table is None:
+            check(policy is None, "the policy has no table for this data set, so every run on it is denied")
             return
-        table = policy.tables.get(name)
-        if table is None:
-            self._say("the policy has no table for this data set, so every run on it is denied")
-            return
-        for objection in spending.objections(table, mechanism, ref["model"], mine.versions[-1]["declared_size"]):
-            self._say(objection)
+        size, registered = mechanism["declared_size"], mine.versions[-1]["declared_size"]
+        allowed = {
+            "declared_size": size == registered == table.get("declared_size", registered),
+            "sigma_min": mechanism["noise_multiplier"] >= table.get("sigma_min", 0),
+            "sampling_rate_max": mechanism["sampling_rate"] <= table.get("sampling_rate_max", 1),
+            "metrics": table.get("metrics") != "off" or mechanism["metric_noise"] is None,
+            "models": entry["ref"]["model"] in table.get("models", [entry["ref"]["model"]]),
+        }
+        for key, holds in allowed.items():
+            check(holds, f"the policy's {key} does not allow this run")
         over = mine.counted > table.get("max_runs", mine.counted)
-        self._demand(not over, f"max_runs: this is reservation number {mine.counted} that counts")
-        since = entry["time"] - table["period"]["days"] * DAY if "period" in table else math.inf
-        group = policy.group(name)
-        broken = list(
-            spending.caps_broken(policy, table, self.paid(group), self.paid(group, since), add=self.added(group))
-        )
+        check(not over, f"max_runs: this is reservation number {mine.counted} that counts")
+        delta, group = table["lifetime"]["delta"], policy.group(name)
+        add = self.added(group)
+        if policy.pinned:
+            spent, most = self.paid(group), spending.pinned(table)
+            steps, evaluations = (sum(part.values()) for part in compartments(spent))
+            pinned = steps <= table["max_steps"] and evaluations <= table.get("max_evaluations", 0)
+            check(pinned, f"{steps} steps and {evaluations} evaluations in all are more than is pinned")
+            check(spending.bounded(spent, most), "there are runs with less noise, or more sampling, than is pinned")
+            with noted(self._say):
+                what = "the lifetime cap is below the epsilon of all that is pinned"
+                spending.demand_within(compartments(most, add=add), delta, table["lifetime"]["epsilon"], what)
+        for which in ("lifetime", "period") if not policy.pinned else ():
+            if cap := table.get(which):
+                since = entry["time"] - cap["days"] * DAY if "days" in cap else None
+                figure = policy.enforced(self.paid(group, since), delta, add=add)
+                what = f"the {which} cap does not hold: epsilon {figure:.6g} is above {cap['epsilon']:g}"
+                check(figure <= cap["epsilon"] * PER_MILLION, what)
         if "per_run" in table:
-            cap = table["per_run"]["epsilon"]
-            held = spending.within(steps(mechanism), table["lifetime"]["delta"], cap)
-            if not held:
-                broken.append((f"the per_run cap does not hold: epsilon is above {cap:g}", held))
-        for what, held in broken:
-            if held is None:
-                self._say(f"cannot be checked without dp_accounting: {what}", "incomplete")
-            else:
-                self._say(what)
+            with noted(self._say):
+                cap = table["per_run"]["epsilon"]
+                what = f"the per_run cap does not hold: epsilon is above {cap:g}"
+                spending.demand_within(compartments(spend(mechanism)), delta, cap, what)
 
-    def paid(self, group: Iterable[str], since: float | None = None) -> tuple[Steps, Steps]:
-        """Return what data sets have paid, training and validation; with ``since``, only open runs and those later."""
-        total = Steps(), Steps()
+    def paid(self, group: Iterable[str], since: float | None = None) -> Spend:
+        """Return what data sets have paid; with ``since``, only for open runs and those that were settled later."""
+        total = Spend()
         for mine in (self.datasets[name] for name in group if name in self.datasets):
-            for part, paid, past in zip(total, mine.paid, mine.past, strict=True):
-                for setting, count in paid.items():
-                    over = past.get(setting, [])
-                    before = 0 if since is None else bisect_right(over, (since, math.inf))
-                    part[setting] += count - (over[before - 1][1] if before else 0)
+            total.update(mine.paid)
+            for setting, over in mine.past.items() if since is not None else ():
+                before = bisect_right(over, (since, math.inf))
+                total[setting] -= over[before - 1][1] if before else 0
         return total
 
     def added(self, group: Iterable[str]) -> bool:
         """Return whether a record may have been trained on in one run and evaluated on in another."""
-        return (
-            len({one["split"] for name in group if name in self.datasets for one in self.datasets[name].versions}) > 1
-        )
-
-
-def _wrong(batch: list[Signed]) -> list[int]:
-    """The entries whose signature does not hold."""
-    return [seq for seq, key, signature, message in batch if not read.signed(key, signature, message)]
-
-
-def raised(tables: Iterable[Json]) -> bool:
-    """Return whether a cap went up, its delta did, or a data set left a budget that it shared."""
-    caps = [(table["lifetime"]["epsilon"], table["lifetime"]["delta"], table.get("group")) for table in tables]
-    return any(e > e0 or d > d0 or (g0 is not None and g != g0) for (e0, d0, g0), (e, d, g) in pairwise(caps))
+        known = [self.datasets[name] for name in group if name in self.datasets]
+        return len({version["split"] for mine in known for version in mine.versions}) > 1

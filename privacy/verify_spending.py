@@ -1,4 +1,4 @@
-"""Verifier, part 2 of 7: what mechanisms cost, what a policy allows, and whether a reservation was admissible.
+"""Verifier, part 2 of 5: what mechanisms cost, what policies say, and what they have against a reservation.
 
 ``docs/ledger-spec.md``, "Cost", "Spending" and "Policy". PLD figures need ``dp_accounting``; all else does without.
 """
@@ -9,18 +9,33 @@ import importlib.util
 import math
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from privacy import verify_values as read
-from privacy.verify_values import Json, Refused, shown
+from privacy.verify_values import Json, Missing, Refused, above_0, delta, demand, fit, form, name, rate, shown
 
 Steps = Counter[tuple[float, float]]  # releases by (sampling rate, noise multiplier)
+Spend = Counter[tuple[str, float, float]]  # the same by compartment ("training" or "validation"), too
 PER_MILLION = 1 + 1e-6  # recomputed figures agree to this
 
-# --- Figures ---------------------------------------------------------------------------------------------------------
+
+def spend(mechanism: Json) -> Spend:
+    """Return what a mechanism releases."""
+    training = "training", mechanism["sampling_rate"], mechanism["noise_multiplier"]
+    spent = Spend({training: mechanism["steps_per_round"] * mechanism["rounds"]})
+    if mechanism["metric_noise"] is not None:
+        spent["validation", 1.0, mechanism["metric_noise"]] = mechanism["evaluations"]
+    return spent
+
+
+def compartments(spent: Spend, *, add: bool = False) -> list[Steps]:
+    """Return what is bounded by the whole cap each: training, validation (``add``: what a record may pay for both)."""
+    parts = {"training": Steps(), "validation": Steps()}
+    for (part, q, sigma), count in spent.items():
+        parts["training" if add else part][q, sigma] += count
+    return list(parts.values())
 
 
 @lru_cache(maxsize=1 << 16)
@@ -47,23 +62,10 @@ def rdp(part: Steps, order: int) -> float:
     return sum(n * _step(q, sigma, order) for (q, sigma), n in part.items() if n > 0)
 
 
-def _epsilon(parts: Sequence[Steps], orders: Sequence[int], share: float) -> float:
-    """The larger compartment's epsilon, each at its best order."""
-
-    def at(part: Steps, order: int) -> float:
-        return rdp(part, order) + (-math.log(share) - math.log(order)) / (order - 1) + math.log1p(-1 / order)
-
-    return max(max(0.0, min(at(part, order) for order in orders)) if +part else 0.0 for part in parts)
-
-
-def enforced(parts: Sequence[Steps], orders: Sequence[int], delta: float) -> float:
-    """Return the filter's epsilon: every order has its share of delta, since which one lasts depends on results."""
-    return _epsilon(parts, orders, delta / len(orders))
-
-
-def renyi(parts: Sequence[Steps], delta: float) -> float:
-    """Return Renyi's epsilon of what was fixed beforehand, so that the best order may be picked; a bound on PLD's."""
-    return _epsilon(parts, range(2, 129), delta)
+def renyi(parts: Sequence[Steps], delta: float, orders: Sequence[int] = range(2, 129)) -> float:
+    """Return the larger compartment's epsilon, each at its best order; a bound on PLD's."""
+    conversion = {a: (-math.log(delta) - math.log(a)) / (a - 1) + math.log1p(-1 / a) for a in orders}
+    return max(max(0.0, min(rdp(part, a) + conversion[a] for a in orders)) if +part else 0.0 for part in parts)
 
 
 def pld(parts: Sequence[Steps], delta: float) -> float | None:
@@ -95,44 +97,54 @@ def _pld(merged: tuple[tuple[tuple[float, float], int], ...], delta: float, boun
         return math.inf
 
 
-def within(parts: Sequence[Steps], delta: float, cap: float) -> bool | None:
-    """Return whether what was fixed beforehand stays within a cap by PLD; None if that takes ``dp_accounting``."""
-    if renyi(parts, delta) <= cap:
-        return True
-    figure = pld(parts, delta)
-    return None if figure is None else figure <= cap * PER_MILLION
+def demand_within(parts: Sequence[Steps], delta: float, cap: float, otherwise: str) -> None:
+    """Refuse what was fixed beforehand and is above a cap by PLD."""
+    if not renyi(parts, delta) <= cap:
+        figure = pld(parts, delta)
+        if figure is None:
+            raise Missing(f"cannot be checked without dp_accounting: {otherwise}")
+        demand(figure <= cap * PER_MILLION, otherwise)
 
 
-# --- Policies --------------------------------------------------------------------------------------------------------
-
-_count = read.at_least(1, read.number)
-_TABLE = {
-    "declared_size": _count,
-    "per_run": read.fields({"epsilon": read.above_0}),
-    "period": read.fields({"days": _count, "epsilon": read.above_0}),
-    "sigma_min": read.above_0,
-    "sampling_rate_max": read.rate,
-    "max_runs": _count,
-    "models": read.each(read.name),
-    "min_cohort": read.at_least(3, read.number),
-    "metrics": read.one_of("dp", "off"),
-    "group": read.name,
-    "allow_without_privacy": read.flag,
+_COUNT = range(1, 10**18)
+_TOP = {
+    "version": 1,
+    "unit": "record",
+    "adjacency": "zero-out",
+    "mode": form("renyi-filter|pinned", "renyi-filter or pinned"),
+    "orders": [range(2, 257)],
+    "dataset": dict,
 }
-_PINNED = {"max_steps": _count, "metric_sigma_min": read.above_0, "max_evaluations": _count}
-_lifetime = read.fields({"epsilon": read.above_0, "delta": read.delta})
-_top = read.fields(
-    {
-        "version": read.that(read.number, lambda n: n == 1, "1"),
-        "unit": read.one_of("record"),
-        "adjacency": read.one_of("zero-out"),
-    },
-    {
-        "mode": read.one_of("renyi-filter", "pinned"),
-        "orders": read.each(read.that(read.number, lambda n: 2 <= n <= 256, "an order from 2 to 256")),
-        "dataset": read.typed(dict, "a table"),
-    },
-)
+_TABLE = {
+    "lifetime": {"epsilon": above_0, "delta": delta},
+    "declared_size": _COUNT,
+    "per_run": {"epsilon": above_0},
+    "period": {"days": _COUNT, "epsilon": above_0},
+    "sigma_min": above_0,
+    "sampling_rate_max": rate,
+    "max_runs": _COUNT,
+    "models": [name],
+    "min_cohort": range(3, 10**18),
+    "metrics": form("dp|off", "dp or off"),
+    "group": name,
+    "allow_without_privacy": bool,
+}
+_PINS = {"sigma_min", "sampling_rate_max", "max_steps"}
+_METRICS = {"metric_sigma_min": above_0, "max_evaluations": _COUNT}  # both or none
+
+
+def _read(schema: Json, needed: set[str], value: Json) -> Json:
+    """A table of a policy, in which only some fields are needed."""
+    read: Json = fit({one: schema[one] for one in schema if one in value or one in needed}, value)
+    return read
+
+
+def _table(value: Json, pinned: bool) -> Json:
+    """What a policy says of a data set."""
+    if not pinned:
+        return _read(_TABLE, {"lifetime"}, value)
+    metrics = _METRICS.keys() if _METRICS.keys() & value.keys() else set()
+    return _read(_TABLE | {"max_steps": _COUNT} | _METRICS, {"lifetime", *_PINS, *metrics}, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,24 +159,20 @@ class Policy:
     def parse(data: bytes) -> Policy:
         """Read a policy's bytes."""
         try:
-            top = _top(tomllib.loads(data.decode()))
+            value = tomllib.loads(data.decode())
         except (ValueError, RecursionError) as error:
             raise Refused(f"is not TOML in UTF-8 ({type(error).__name__})") from None
+        top = _read(_TOP, {"version", "unit", "adjacency"}, value)
         pinned = top.get("mode") == "pinned"
         orders = tuple(top.get("orders", (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)))
-        if not 1 <= len(orders) <= 32 or any(one >= two for one, two in pairwise(orders)):
-            raise Refused("orders: must be 1 to 32, strictly increasing")
-        table = read.fields({"lifetime": _lifetime}, _TABLE | (_PINNED if pinned else {}))
+        rising = 1 <= len(orders) <= 32 and all(one < two for one, two in pairwise(orders))
+        demand(rising, "orders: must be 1 to 32, strictly increasing")
         tables = {}
-        for name, value in top.get("dataset", {}).items():
+        for dataset, table in top.get("dataset", {}).items():
             try:
-                tables[read.name(name)] = found = table(value)
+                tables[name(dataset)] = _table(fit(dict, table), pinned)
             except Refused as error:
-                raise Refused(f"dataset {shown(name)}: {error}") from None
-            if pinned and not {"sigma_min", "sampling_rate_max", "max_steps"} <= found.keys():
-                raise Refused(f"dataset {shown(name)}: mode pinned needs sigma_min, sampling_rate_max and max_steps")
-            if ("metric_sigma_min" in found) != ("max_evaluations" in found):
-                raise Refused(f"dataset {shown(name)}: metric_sigma_min and max_evaluations go together")
+                raise Refused(f"dataset {shown(dataset)}: {error}") from None
         return Policy(pinned=pinned, orders=orders, tables=tables)
 
     def group(self, dataset: str) -> list[str]:
@@ -173,70 +181,20 @@ class Policy:
         others = [one for one, table in self.tables.items() if mine and table.get("group") == mine and one != dataset]
         return [dataset, *others]
 
-
-def compartments(training: Steps, validation: Steps, *, add: bool) -> list[Steps]:
-    """Return what is bounded by the whole cap each; ``add``: a record may have been in both, so that there is one."""
-    return [training + validation] if add else [training, validation]
-
-
-def positive(part: Steps) -> bool:
-    """Return whether anything was released at all."""
-    return bool(+part)
+    def enforced(self, spent: Spend, delta: float, *, add: bool) -> float:
+        """Return the filter's epsilon: every order has its share of delta, since which one lasts depends on results."""
+        return renyi(compartments(spent, add=add), delta / len(self.orders), self.orders)
 
 
-def worst_case(table: Json, *, add: bool) -> list[Steps]:
+def pinned(table: Json) -> Spend:
     """Return the most that mode pinned ever admits."""
-    training = Steps({(table["sampling_rate_max"], table["sigma_min"]): table["max_steps"]})
-    validation = Steps(
-        {(1.0, table["metric_sigma_min"]): table["max_evaluations"]} if "max_evaluations" in table else {}
-    )
-    return compartments(training, validation, add=add)
+    most = Spend({("training", table["sampling_rate_max"], table["sigma_min"]): table["max_steps"]})
+    if "max_evaluations" in table:
+        most["validation", 1.0, table["metric_sigma_min"]] = table["max_evaluations"]
+    return most
 
 
-def outside_pin(table: Json, training: Steps, validation: Steps) -> bool:
-    """Return whether something was released with less noise, or more sampling, than is pinned."""
-    metric = table.get("metric_sigma_min", math.inf)
-    return any(s < table["sigma_min"] or q > table["sampling_rate_max"] for q, s in +training) or any(
-        s < metric for _, s in +validation
-    )
-
-
-# --- Admissible? -----------------------------------------------------------------------------------------------------
-
-
-def objections(table: Json, mechanism: Json, model: str, registered: int) -> Iterator[str]:
-    """Yield what a data set's table has against a run, whatever was spent (admissible, number 2)."""
-    for key, broken in {
-        "declared_size": mechanism["declared_size"] != registered
-        or table.get("declared_size", registered) != registered,
-        "sigma_min": mechanism["noise_multiplier"] < table.get("sigma_min", 0),
-        "sampling_rate_max": mechanism["sampling_rate"] > table.get("sampling_rate_max", 1),
-        "metrics": table.get("metrics") == "off" and mechanism["metric_noise"] is not None,
-        "models": model not in table.get("models", [model]),
-    }.items():
-        if broken:
-            yield f"the policy's {key} does not allow this run"
-
-
-def caps_broken(
-    policy: Policy, table: Json, whole: tuple[Steps, Steps], recent: tuple[Steps, Steps], *, add: bool
-) -> Iterator[tuple[str, bool | None]]:
-    """Yield which caps over several runs do not hold (admissible, number 3); None: only ``dp_accounting`` could tell.
-
-    ``whole`` and ``recent`` are what training and validation records have paid, ever and within the period.
-    """
-    lifetime = table["lifetime"]
-    if policy.pinned:
-        training, validation = (sum(part.values()) for part in whole)
-        if training > table["max_steps"] or validation > table.get("max_evaluations", 0):
-            yield f"{training} steps and {validation} evaluations in all are more than is pinned", False
-        if outside_pin(table, *whole):
-            yield "there are runs with less noise, or more sampling, than is pinned", False
-        if not (held := within(worst_case(table, add=add), lifetime["delta"], lifetime["epsilon"])):
-            yield "the lifetime cap is below the epsilon of all that is pinned", held
-        return
-    for name, cap, spent in (("lifetime", lifetime, whole), ("period", table.get("period"), recent)):
-        if cap is not None:
-            figure = enforced(compartments(*spent, add=add), policy.orders, lifetime["delta"])
-            if not figure <= cap["epsilon"] * PER_MILLION:
-                yield f"the {name} cap does not hold: epsilon {figure:.6g} is above {cap['epsilon']:g}", False
+def bounded(spent: Spend, most: Spend) -> bool:
+    """Return whether all was released with no less noise, and no more sampling, than is pinned."""
+    limits = {part: (rate, sigma) for part, rate, sigma in most}
+    return all(part in limits and q <= limits[part][0] and sigma >= limits[part][1] for part, q, sigma in +spent)

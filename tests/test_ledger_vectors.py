@@ -61,7 +61,7 @@ def test_entries_and_their_hashes() -> None:
         book.apply(entry, leaf)
         tree.append(leaf)
         frontier.append(leaf)
-        assert frontier.root() == tree.root(tree.size) == root
+        assert frontier.root() == tree.root(len(tree)) == root
     assert book.origin == VECTORS["origin"]
     assert [key.hex() for key in book.keys] == VECTORS["keys"]
     assert [merkle.root(LEAVES[:size]) for size in range(1, len(LEAVES) + 1)] == ROOTS

@@ -70,7 +70,7 @@ def test_rosters(tmp_path: Path, roster: dict[str, str], fragment: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "fragment"),
     [
-        ({"type": "permit"}, "has no roster"),
+        ({"type": "permit"}, "type: 'permit' is not roster"),
         ({"members": [{"id": i, "name": "north", "key": f"{i}0" * 32} for i in (1, 2)]}, "two members of one name"),
         ({"members": [{"id": 1, "name": "north"}]}, "field 'key' is missing"),
         ({"version": True}, "is not an integer"),

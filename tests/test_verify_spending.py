@@ -174,7 +174,7 @@ def test_other_orders_later_are_said(tmp_path: Path) -> None:
         ([], {"declared_size": "12001"}, "the policy's declared_size does not allow"),
         ([], {"evaluations": "3"}, "evaluations are not rounds + 1"),
         ([], {"metric_noise": None}, "evaluations without metric_noise"),
-        ([], {"delta": "1e-11"}, "is not in [1e-10, 1)"),
+        ([], {"delta": "1e-11"}, "is not a finite real in [1e-10, 1)"),
         ([], {"unit": "client"}, "unit: 'client' is not record"),
         ([], {"adjacency": "replace"}, "adjacency: 'replace' is not zero-out"),
         ([], {"sampler": "shuffle"}, "sampler: 'shuffle' is not poisson"),
