@@ -43,6 +43,7 @@ format: install
 bench: install
 	$(BIN)/python -m benchmarks.dpsgd_step
 	$(BIN)/python -m benchmarks.ledger
+	$(BIN)/python -m benchmarks.publish
 	$(BIN)/python -m benchmarks.round_latency
 
 clean:

@@ -18,6 +18,8 @@ from secagg.errors import SecaggError
 from server.cli import run_app, server_app
 from server.errors import ServerError
 from server.federation_cli import federation_app
+from server.models_cli import models_app
+from server.publish_cli import publish
 from simulations.cli import demo, simulate
 from simulations.partition import PartitionError
 from strategies.console import console
@@ -46,8 +48,10 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(federation_app, name="federation")
 app.add_typer(server_app, name="server")
 app.add_typer(run_app, name="run")
+app.add_typer(models_app, name="models")
 app.command(epilog="Example: confide simulate examples/digits_cnn.toml --set privacy.epsilon=4")(simulate)
 app.command(epilog="Example: confide demo --json result.json")(demo)
+app.command(epilog="Example: confide publish digits-20260101-120000-ab12 --to models --json published.json")(publish)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ about another record.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,10 +18,9 @@ import torch
 from models.inputs.errors import OneClass, SettingsIncomplete, TooFewRows
 from models.inputs.prepare import Prepared, prepare_source
 from models.inputs.schema import DataSettings
+from models.inputs.splits import check_key, keyed, split_by_key
 
 MIN_RECORDS: Final = 8
-_KEY_BYTES: Final = range(16, 65)  # 128 bits of secret at least; BLAKE2b takes 64 bytes at most
-_SPLIT: Final = b"confide/split/1"
 _PERSON: Final = b"confide/person/1"
 _SIZE_RATIO: Final = 2.0
 
@@ -96,7 +94,7 @@ class DatasetEntry:
             )
         if not 0.0 < self.validation <= 0.5:
             raise SettingsIncomplete(f"validation = {self.validation}: give a share above 0, at most 0.5")
-        _check_key(self.split_key)
+        check_key(self.split_key)
 
     def __repr__(self) -> str:
         """Leave the key out of logs."""
@@ -154,7 +152,7 @@ def assemble(
         OneClass: class labels that are all the same.
         SettingsIncomplete: a key of the wrong length.
     """
-    _check_key(split_key)
+    check_key(split_key)
     kept = np.arange(prepared.records) if rows is None else rows
     unit_keys = prepared.keys
     if prepared.persons is not None:
@@ -179,26 +177,6 @@ def assemble(
     )
 
 
-def split_by_key(keys: Sequence[bytes], key: bytes, share: float) -> npt.NDArray[np.bool_]:
-    """Return which records are held out for validation: bool ``(N,)``, each True with probability ``share``.
-
-    A record is held out when its keyed BLAKE2b hash, read as a number in [0, 1), is below ``share``. The
-    answer for one record depends on no other and on no order; equal keys go the same way; a larger
-    share only adds.
-
-    Args:
-        keys: one byte string per record, or per person.
-        key: the data set's secret, 16 to 64 bytes.
-        share: in [0, 1].
-
-    Raises:
-        SettingsIncomplete: a key of the wrong length.
-    """
-    _check_key(key)
-    limit = int(share * 2.0**64)
-    return np.fromiter((_keyed(record, key, _SPLIT) < limit for record in keys), np.bool_, len(keys))
-
-
 def one_row_per_person(persons: Sequence[bytes], keys: Sequence[bytes], key: bytes) -> npt.NDArray[np.int64]:
     """Return the index of the one row kept for each person, in rising order: int64 ``(P,)``.
 
@@ -208,10 +186,10 @@ def one_row_per_person(persons: Sequence[bytes], keys: Sequence[bytes], key: byt
     Raises:
         SettingsIncomplete: a key of the wrong length.
     """
-    _check_key(key)
+    check_key(key)
     best: dict[bytes, tuple[int, int]] = {}
     for index, (person, record) in enumerate(zip(persons, keys, strict=True)):
-        rank = (_keyed(record, key, _PERSON), index)
+        rank = (keyed(record, key, _PERSON), index)
         if person not in best or rank < best[person]:
             best[person] = rank
     return np.sort(np.fromiter((index for _, index in best.values()), np.int64, len(best)))
@@ -233,19 +211,6 @@ def describe(data: DepartmentData) -> dict[str, object]:
         present, counts = torch.unique(targets, return_counts=True)
         summary["classes"] = dict(zip(present.tolist(), counts.tolist(), strict=True))
     return summary
-
-
-def _keyed(content: bytes, key: bytes, person: bytes) -> int:
-    """Return 64 bits of the keyed hash of some bytes."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8, key=key, person=person).digest(), "big")
-
-
-def _check_key(key: bytes) -> None:
-    """Refuse a key that is too short to be secret or too long for BLAKE2b."""
-    if len(key) not in _KEY_BYTES:
-        raise SettingsIncomplete(
-            f"split_key of {len(key)} bytes: give {_KEY_BYTES.start} to {_KEY_BYTES.stop - 1} random bytes"
-        )
 
 
 def _at(values: Sequence[bytes], rows: npt.NDArray[np.int64]) -> list[bytes]:

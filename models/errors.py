@@ -6,7 +6,12 @@
     ├── BadSignature        a signature that describes no possible problem
     ├── BadTask             a way of scoring that does not suit its targets
     ├── SignatureMismatch   two things that should fit together do not
-    └── StoreError          a file that cannot be written, read or believed
+    ├── StoreError          a file that cannot be written, read or believed
+    ├── CompressionError    a model that cannot be compressed or exported as asked
+    │   └── PrivateDataRefused  records offered for compression that are not public
+    ├── BundleError         a published bundle that is not what was signed, or cannot be made
+    ├── RequestError        records to predict or explain that do not fit the published schema
+    └── ExplainError        an explanation that this model or these records do not allow
 
 Every message names the field, the value and the fix. A message never holds a record, a label or a weight.
 """
@@ -43,6 +48,26 @@ class SignatureMismatch(ModelError):
 
 class StoreError(ModelError):
     """A file or stored model could not be written, read or verified."""
+
+
+class CompressionError(ModelError):
+    """A model cannot be compressed or exported as asked."""
+
+
+class PrivateDataRefused(CompressionError):
+    """Compression may see public or synthetic records alone, and these are not."""
+
+
+class BundleError(ModelError):
+    """A published bundle is not what was signed, is incomplete, or cannot be made."""
+
+
+class RequestError(ModelError):
+    """Records to predict or explain do not fit the published schema; the field is named."""
+
+
+class ExplainError(ModelError):
+    """An explanation cannot be had of this model or these records."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -7,7 +7,10 @@
     ├── PortInUseError       the address is taken
     ├── GovernanceError      the federation's own records, or what they are asked for, cannot be
     ├── ControlError    the coordinator's control interface refused or cannot be reached
-    └── RunError        a run directory is missing, damaged, or in the wrong state
+    ├── RunError        a run directory is missing, damaged, or in the wrong state
+    ├── PublishError    a run that may not be published, or could not be
+    ├── RegistryError   the model registry is unreachable, refuses, or has no such version
+    └── ServingError    a model server that cannot be started
 """
 
 
@@ -33,3 +36,15 @@ class ControlError(ServerError):
 
 class RunError(ServerError):
     """A run directory is missing, damaged, or in the wrong state."""
+
+
+class PublishError(ServerError):
+    """A run may not be published, or could not be."""
+
+
+class RegistryError(ServerError):
+    """The model registry is unreachable, refuses, or has no such version."""
+
+
+class ServingError(ServerError):
+    """A model server cannot be started."""

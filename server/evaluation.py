@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.inputs.prepare import prepare_test
+from models.inputs.prepare import Prepared, prepare_test
 from models.inputs.schema import DataSettings
 from models.measure import summed_lanes
 from models.task import Task
@@ -34,6 +34,9 @@ class TestSet:
 def load_test(settings: DataSettings) -> TestSet | None:
     """The run's public test set, or None if it names none. Raises :class:`models.inputs.errors.DataError`."""
     prepared = prepare_test(settings)
-    if prepared is None:
-        return None
+    return None if prepared is None else as_test_set(prepared)
+
+
+def as_test_set(prepared: Prepared) -> TestSet:
+    """Public records as a test set."""
     return TestSet(inputs=torch.from_numpy(prepared.inputs), targets=torch.from_numpy(prepared.targets))

@@ -89,7 +89,7 @@ def demo(
     json: JsonFile = None,
     keep: Annotated[Path | None, typer.Option(help="Folder for all state; default a temporary one.")] = None,
 ) -> None:
-    """A real Flower federation on this machine: five departments, TLS, differential privacy, a model, an audit."""
+    """A real Flower federation on this machine: five departments, TLS, privacy, an audit, a published model."""
     from simulations.demo import CAP, run_demo
 
     check_writable(json)
@@ -102,10 +102,26 @@ def demo(
     output.print(f"ledgers: {ledger['verdict']}; no department spent more than epsilon {spent:.3f} of {CAP}")
     output.print(escape(f"evidence: {ledger['bundle']}"), soft_wrap=True)
     output.print(escape(f"audit report: {ledger['report']}"), soft_wrap=True)
+    if (published := result["published"]) is not None:
+        show_published(published)
     if json is not None:
         save_json(json, result)
     if ledger["verdict"] != "pass":
         raise typer.Exit(1)
+
+
+def show_published(published: Mapping[str, Any]) -> None:
+    """The variants, and what the served model says."""
+    from server.publish_cli import show_variants
+
+    show_variants(published["variants"], published["dropped"])
+    said = published["prediction"]
+    output.print(
+        f"published {published['name']} version {published['version']}, signed, verified and served: "
+        f"a picture of a {published['truth']} is a {said['prediction']} (probability {said['probability']:.2f})",
+        soft_wrap=True,
+    )
+    output.print(escape(f"bundle: {published['bundle']}"), soft_wrap=True)
 
 
 def show_result(result: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ from server.planning import create, forecast, prepare
 from server.runs import RunDirectory
 from simulations.departments import Bench, bench
 from simulations.federation import Federation, FederationError, Member, tail
+from simulations.release import release
 from simulations.simulate import headline, measured_on, median_leg, run_baselines, score_directory
 from strategies.console import console, save_json, step
 from strategies.progress import run_progress
@@ -71,6 +72,7 @@ def run_demo(keep: Path | None = None) -> dict[str, Any]:
             with step("stopping everything that was started"):
                 federation.stop()
         ledger = audit(federation, directory)
+        published = _publish(federation, directory, test) if ledger["verdict"] == "pass" else None
         public = public_copy(members, settings)
         with console.status("simulating the baselines on the public copy") as status:
             compared = run_baselines(
@@ -79,7 +81,8 @@ def run_demo(keep: Path | None = None) -> dict[str, Any]:
                 directory.path / "baselines",
                 lambda row: status.update(f"baseline on the public copy: {row['name']}"),
             )
-        return _result(directory, public, compared, settings, time.monotonic() - begin) | {"ledger": ledger}
+        done = {"ledger": ledger, "published": published}
+        return _result(directory, public, compared, settings, time.monotonic() - begin) | done
 
 
 def run_settings(test: Path, *, max_size: int) -> RunSettings:
@@ -154,6 +157,15 @@ def audit(federation: Federation, directory: RunDirectory) -> dict[str, Any]:
         "datasets": verdict["datasets"],
         "problems": verdict["problems"],
     }
+
+
+def _publish(federation: Federation, directory: RunDirectory, test: Path) -> dict[str, Any]:
+    """What a platform team does: publish the model, serve it, ask it."""
+    try:
+        with step("publishing the model: gates, compression, signature, registry, a served prediction") as say:
+            return release(federation, directory, test, say)
+    finally:
+        federation.stop()
 
 
 def _federate(federation: Federation, settings: RunSettings) -> RunDirectory:

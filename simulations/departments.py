@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from client.data import DatasetEntry, DepartmentData, assemble, load, split_by_key
+from client.data import DatasetEntry, DepartmentData, assemble, load
 from client.sealing import Sealing
 from client.state import MemoryJournal
 from client.train import Site
 from models.errors import nearest
 from models.inputs.errors import OneClass
-from models.inputs.prepare import Prepared, prepare_source
+from models.inputs.prepare import Prepared, chosen, prepare_source
 from models.inputs.resolve import resolve
+from models.inputs.splits import set_aside
 from privacy.noise import SecureRandom
-from server.evaluation import TestSet, load_test
+from server.evaluation import TestSet, as_test_set, load_test
 from simulations.partition import department_names, partition
 from strategies.errors import SettingsError
 from strategies.settings import RunSettings
@@ -52,20 +52,17 @@ def bench(settings: RunSettings) -> Bench:
     if prepared.targets.dtype == np.int64 and (prepared.targets == prepared.targets[0]).all():
         raise OneClass(f"{data.path}: all labels are the same; check the label column and data.classes")
     rows = np.arange(prepared.records)
-    test = load_test(data)
-    if data.test is not None and data.test.share is not None:
+    if data.test is None or data.test.share is None:
+        test = load_test(data)
+    else:
         # By person where persons are known: nobody's other rows may be trained on.
-        keys = prepared.keys if prepared.persons is None else prepared.persons
-        held_out = split_by_key(keys, _key("public test set"), data.test.share)
+        held_out = set_aside(prepared.units, data.test.share)
         if not held_out.any():
             raise SettingsError(
                 f"data.test.share = {data.test.share:g}: not one of {prepared.records} records is set aside; "
                 "raise it or add records"
             )
-        test = TestSet(
-            inputs=torch.from_numpy(prepared.inputs[held_out]),
-            targets=torch.from_numpy(prepared.targets[held_out]),
-        )
+        test = as_test_set(chosen(prepared, held_out))
         rows = rows[~held_out]
     return _checked(settings, Bench(departments=_dealt_out(settings, prepared, rows), test=test))
 

@@ -131,7 +131,7 @@ class Federation:
         """Start the coordinator and wait until it knows every department."""
         self.start_member("coordinator", "server", "up")
         names = {member.name for member in self.members}
-        self._await("coordinator", lambda: names <= {known.name for known in self.control.departments()})
+        self.wait("coordinator", lambda: names <= {known.name for known in self.control.departments()})
 
     def kill(self, member: str) -> None:
         """Kill a member's processes at once, as a power cut would."""
@@ -169,7 +169,7 @@ class Federation:
             self.start_member(member.name, "client", "run")
         names = {member.name for member in self.members}
         for name in names:
-            self._await(name, lambda: names <= set(self.connected()))
+            self.wait(name, lambda: names <= set(self.connected()))
 
     def _enrol(self, member: Member) -> None:
         """What an operator and the platform team do once for a department."""
@@ -204,7 +204,7 @@ class Federation:
             else:
                 os.environ["CONFIDE_HOME"] = before
 
-    def _await(self, member: str, ready: object) -> None:
+    def wait(self, member: str, ready: object) -> None:
         """Wait until ``ready()`` holds, or say what the member printed."""
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:

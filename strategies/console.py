@@ -6,12 +6,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from models.files import write_atomic
 
@@ -37,9 +38,9 @@ def check_writable(path: Path | None) -> None:
 
 
 @contextmanager
-def step(text: str) -> Iterator[None]:
-    """A spinner for one step of a longer command, and its time afterwards."""
+def step(text: str) -> Iterator[Callable[[str], None]]:
+    """A spinner for one step of a longer command, and its time afterwards; yields what takes word of its progress."""
     begin = time.monotonic()
-    with console.status(text):
-        yield
+    with console.status(text) as status:
+        yield lambda more: status.update(escape(f"{text} ({more})"))
     console.print(f"[green]✓[/] {text} [dim]({time.monotonic() - begin:.1f} s)[/]")

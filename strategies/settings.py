@@ -160,10 +160,19 @@ class EvaluationSettings(StrictSection):
 
 
 class PublishSettings(StrictSection):
-    """``[publish]``: what the resulting model is called and said to be."""
+    """``[publish]``: what the resulting model is called and said to be, and how ``confide publish`` goes about it.
+
+    ``tolerance`` is how much accuracy a compressed variant may lose, ``min_accuracy`` what the model must reach;
+    ``promote`` moves the alias ``champion`` to the new version if it is no worse than the present one.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
     description: Annotated[str, Field(max_length=2000)] = ""
+    to: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
+    variants: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(strict=False, max_length=32)] = ()
+    tolerance: Annotated[float, Field(ge=0, le=0.5)] = 0.005
+    min_accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+    promote: bool = False
 
 
 class PerformanceSettings(StrictSection):

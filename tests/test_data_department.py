@@ -18,11 +18,11 @@ from client.data import (
     describe,
     load,
     one_row_per_person,
-    split_by_key,
 )
 from models.inputs.errors import OneClass, SettingsIncomplete, SourceEmpty, SourceMissing, TooFewRows
 from models.inputs.prepare import prepare_source
 from models.inputs.schema import DataSettings
+from models.inputs.splits import split_by_key
 
 KEY = bytes(range(32))
 SETTINGS = DataSettings.model_validate(

@@ -354,7 +354,13 @@ def test_every_dependency_is_justified() -> None:
         assert f"`{extra}`" in paper, f"docs/dependencies.md lacks the extra {extra}"
 
 
-DISTRIBUTED_AS = {"PIL": "pillow", "sklearn": "scikit-learn", "dp_accounting": "dp-accounting"}
+DISTRIBUTED_AS = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "dp_accounting": "dp-accounting",
+    "mlflow": "mlflow-skinny",
+    "prometheus_client": "prometheus-client",
+}
 
 
 def test_every_import_is_of_a_known_dependency() -> None:

@@ -156,7 +156,8 @@ def _scaled(settings: DataSettings, values: npt.NDArray[Any]) -> npt.NDArray[np.
         low, high = settings.image.bounds
         return ((np.clip(values.astype(np.float32), low, high) - low) / (high - low)).astype(np.float32)
     if settings.sequence is not None:
-        return _symmetric(values, settings.sequence.bounds).astype(np.float32)
+        # In float64 whatever the source, so that the same numbers give the same inputs.
+        return _symmetric(values.astype(np.float64), settings.sequence.bounds).astype(np.float32)
     raise SettingsIncomplete(f"kind = {settings.kind!r} has no bounds for arrays")
 
 

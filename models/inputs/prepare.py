@@ -20,6 +20,7 @@ from models.inputs.readers import read
 from models.inputs.resolve import label_column, resolve
 from models.inputs.schema import DataSettings
 from models.inputs.sections import canonical
+from models.inputs.splits import set_aside
 
 _SEPARATOR = "\x1f"  # ASCII "unit separator": rare in cells, and a clash only makes two records hash alike
 
@@ -50,6 +51,11 @@ class Prepared:
     def records(self) -> int:
         """Number of records."""
         return len(self.targets)
+
+    @property
+    def units(self) -> list[bytes]:
+        """What a split goes by: persons where they are known, so that nobody stands on both sides; else records."""
+        return self.keys if self.persons is None else self.persons
 
 
 def prepare(settings: DataSettings, raw: Raw) -> Prepared:
@@ -85,13 +91,30 @@ def prepare_source(settings: DataSettings, path: str, labels_path: str | None = 
 
 
 def prepare_test(settings: DataSettings) -> Prepared | None:
-    """Return the public test set, or None where the specification has none; raises as ``prepare_source``."""
+    """Return the public test set that has a source of its own, or None; raises as ``prepare_source``."""
     if settings.test is None or settings.test.path is None:
         return None
     path, labels_path = settings.test.path, settings.test.labels_path
     # A test set names neither persons nor departments.
     settings = resolve(settings).model_copy(update={"person": None, "department_column": None, "partition": None})
     return prepare_source(settings, path, labels_path)
+
+
+def prepare_simulated_test(settings: DataSettings) -> Prepared | None:
+    """Return a simulation's public test set: a source of its own, or the share that was set aside; else None."""
+    if settings.test is None or settings.test.share is None or settings.path is None:
+        return prepare_test(settings)
+    whole = prepare_source(settings, settings.path, settings.labels_path)
+    return chosen(whole, set_aside(whole.units, settings.test.share))
+
+
+def chosen(prepared: Prepared, which: npt.NDArray[np.bool_]) -> Prepared:
+    """Return some of the records; ``which`` is bool ``(N,)``."""
+    return Prepared(
+        inputs=prepared.inputs[which],
+        targets=prepared.targets[which],
+        keys=[key for key, taken in zip(prepared.keys, which, strict=True) if taken],
+    )
 
 
 def _prepare_table(settings: DataSettings, raw: RawTable) -> Prepared:

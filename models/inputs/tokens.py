@@ -19,7 +19,7 @@ from models.inputs.sections import RESERVED_TOKENS, TextSettings
 PADDING: Final = 0
 UNKNOWN: Final = 1
 
-_TOKEN: Final = re.compile(r"\w+|[^\w\s]")
+TOKEN: Final = re.compile(r"\w+|[^\w\s]")
 _HASH_PERSON: Final = b"confide/token/1"
 
 
@@ -44,7 +44,7 @@ def token_ids(records: Sequence[str], text: TextSettings) -> npt.NDArray[np.int6
     for index, token in enumerate(text.tokens or ()):
         known.setdefault(token.lower() if text.lowercase else token, RESERVED_TOKENS + index)
     for row, record in enumerate(records):
-        found = _TOKEN.findall(record.lower() if text.lowercase else record)[: text.length]
+        found = TOKEN.findall(record.lower() if text.lowercase else record)[: text.length]
         if not found:
             ids[row, 0] = UNKNOWN
         for position, token in enumerate(found):

@@ -1,0 +1,282 @@
+"""``confide models …``: what was published, whether it is what was signed, and who answers with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from strategies.console import console, output, print_json
+from strategies.home import room
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from server.publishing.registry import Registry
+    from server.publishing.registry_version import Version
+
+models_app = typer.Typer(
+    no_args_is_help=True, help="Published models: list, verify, promote, roll back, serve, explain."
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Which = Annotated[str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, NAME (its champion), or a bundle's folder.")]
+Name = Annotated[str, typer.Argument(help="The model's name.")]
+Where = Annotated[
+    str | None,
+    typer.Option("--registry", envvar="CONFIDE_REGISTRY", help="The registry; by default the one of this machine."),
+]
+Keys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--key", help="A publisher's public key (file or hexadecimal); by default this machine's. Repeatable."
+    ),
+]
+Variant = Annotated[str | None, typer.Option(help="Which variant; by default the bundle's own default.")]
+
+
+@models_app.command("list", epilog="Example: confide models list --json")
+def list_models(
+    name: Annotated[str | None, typer.Argument(help="One model; by default all of them.")] = None,
+    registry: Where = None,
+    keys: Keys = None,
+    json: Json = False,
+) -> None:
+    """List what is published: versions, aliases, when, and of which run."""
+    store = _registry(registry, keys, listing=True)
+    rows = [version.to_dict() for one in ([name] if name else store.names()) for version in store.versions(one)]
+    if json:
+        print_json(rows)
+        return
+    table = Table("model", "version", "aliases", "created", "run", "digest")
+    for row in rows:
+        aliases = ", ".join(row["aliases"])
+        cells = (row["name"], row["version"], aliases, row["created"], row["run"], row["digest"][:16])
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    output.print(table)
+
+
+@models_app.command(epilog="Example: confide models show digits-cnn@champion")
+def show(which: Which, registry: Where = None, keys: Keys = None, json: Json = False) -> None:
+    """Show a version's card, after its signature has been verified."""
+    _, bundle = _fetched(which, registry, keys)
+    if json:
+        print_json(dict(bundle.document) | {"privacy": bundle.privacy, "evaluation": bundle.evaluation})
+        return
+    from rich.markdown import Markdown
+
+    output.print(Markdown(bundle.read("card.md").decode()))
+
+
+@models_app.command(epilog="Example: confide models verify digits-cnn@champion --key governance.pub")
+def verify(which: Which, registry: Where = None, keys: Keys = None, json: Json = False) -> None:
+    """Verify a version or a bundle's folder, offline, with the public key alone; exit 1 if it differs."""
+    from models.errors import BundleError
+
+    try:
+        version, bundle = _fetched(which, registry, keys)
+    except BundleError as error:
+        if json:
+            print_json({"verified": False, "problem": str(error)})
+        else:
+            output.print(f"[red]NOT verified:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    found = {
+        "verified": True,
+        "name": bundle.name,
+        "version": None if version is None else version.version,
+        "digest": bundle.digest,
+        "key": bundle.key.hex(),
+        "bundle": str(bundle.folder),
+        "files": len(bundle.files),
+    }
+    if json:
+        print_json(found)
+    else:
+        output.print(f"verified: {escape(bundle.name)}, {len(bundle.files)} files, signed by {bundle.key.hex()}")
+
+
+@models_app.command(epilog="Example: confide models promote digits-cnn/3")
+def promote(
+    which: Annotated[str, typer.Argument(help="NAME/VERSION or NAME@ALIAS.")],
+    to: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=0.5, help="How much worse than the present one it may be.")
+    ] = 0.005,
+    force: Annotated[bool, typer.Option("--force", help="Move the alias although the rule says no.")] = False,
+    registry: Where = None,
+    keys: Keys = None,
+    json: Json = False,
+) -> None:
+    """Move an alias to a version, by rule: verified, all gates passed, private, no worse than the present one."""
+    from server.publishing.promotion import promote as move
+
+    store = _registry(registry, keys)
+    name, spec = _named(which)
+    version = store.version(name, spec)
+    _say(move(store, name, version.version, alias=to, tolerance=tolerance, force=force), json)
+
+
+@models_app.command(epilog="Example: confide models rollback digits-cnn")
+def rollback(
+    name: Name,
+    alias: Annotated[str, typer.Option(help="The alias to move back.")] = "champion",
+    registry: Where = None,
+    keys: Keys = None,
+    json: Json = False,
+) -> None:
+    """Move an alias back to the version that it named before."""
+    from server.publishing.promotion import rollback as move
+
+    _say(move(_registry(registry, keys), name, alias=alias), json)
+
+
+@models_app.command(epilog="Example: confide models export digits-cnn@champion --out digits.onnx")
+def export(
+    which: Which,
+    out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")],
+    variant: Variant = None,
+    form: Annotated[str, typer.Option("--format", help="onnx, or safetensors.")] = "onnx",
+    registry: Where = None,
+    keys: Keys = None,
+    json: Json = False,
+) -> None:
+    """Write one file of a verified version: a variant as ONNX, or the weights as safetensors."""
+    from server.publishing.exporting import exported
+
+    _, bundle = _fetched(which, registry, keys)
+    written = exported(bundle, out, variant=variant, form=form)
+    if json:
+        print_json(written)
+    else:
+        output.print(
+            escape(f"{written['file']}: {written['bytes']} bytes, SHA-256 {written['sha256']}"), soft_wrap=True
+        )
+
+
+@models_app.command(epilog="Example: confide models serve digits-cnn@champion --port 8080")
+def serve(
+    which: Annotated[str, typer.Argument(help="NAME@ALIAS (follows the alias), NAME/VERSION, or NAME (its champion).")],
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    variant: Variant = None,
+    poll: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds between looks at the alias.")] = 10.0,
+    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token that is asked for.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Certificate chain (PEM), for HTTPS.")] = None,
+    certificate_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    max_body_mb: Annotated[float, typer.Option(min=0.001, max=1024, help="The largest request.")] = 8.0,
+    max_records: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most records in a request.")] = 1000,
+    rollback_errors: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=0.99, help="Roll back a new version that fails in this share of its requests."),
+    ] = None,
+    registry: Where = None,
+    keys: Keys = None,
+) -> None:
+    """Serve a verified model over HTTP by MLflow's scoring protocol; follows its alias, drains on SIGTERM."""
+    from server.serving.limits import Limits
+    from server.serving.process import serve as run
+    from server.serving.rollback import RollbackRule
+    from strategies.environment import stop_with_parent_if_asked
+
+    stop_with_parent_if_asked()
+    name, spec = _named(which)
+    run(
+        _registry(registry, keys),
+        name,
+        spec,
+        variant=variant,
+        host=host,
+        port=port,
+        token=None if token_file is None else _token(token_file),
+        certificate=_certificate(certificate, certificate_key),
+        limits=Limits(body_bytes=round(max_body_mb * 2**20), records=max_records),
+        poll_seconds=poll,
+        rollback_rule=None if rollback_errors is None else RollbackRule(threshold=rollback_errors),
+        cache=room("models"),
+    )
+
+
+@models_app.command(epilog="Example: confide models explain digits-cnn@champion --records rows.json --out why")
+def explain(
+    which: Which,
+    out: Annotated[Path, typer.Option(help="Folder for JSON and pictures; it must not exist.")],
+    records: Annotated[
+        Path | None, typer.Option(help="Records as sent to a server (JSON or CSV); by default made-up ones.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most records to explain.")] = 8,
+    registry: Where = None,
+    keys: Keys = None,
+    json: Json = False,
+) -> None:
+    """Say what a model's answers depend on: per prediction and overall, with pictures."""
+    from server.publishing.explaining import explained
+
+    _, bundle = _fetched(which, registry, keys)
+    with console.status("explaining"):
+        found = explained(bundle, out, records=records, limit=limit)
+    if json:
+        print_json(found)
+    else:
+        output.print(escape(f"{found['out']}: {', '.join(found['files'])}"), soft_wrap=True)
+
+
+def _say(moved: dict[str, Any], json: bool) -> None:
+    """Where an alias was, and is."""
+    if json:
+        print_json(moved)
+    else:
+        before = moved["previous"] or "none"
+        output.print(f"{escape(moved['name'])}@{moved['alias']}: version {moved['version']}, before: {before}")
+
+
+def _named(which: str) -> tuple[str, str]:
+    """A model's name, and a version or @alias."""
+    name, at, alias = which.partition("@")
+    if at:
+        return name, f"@{alias}"
+    name, slash, version = which.partition("/")
+    return name, version if slash else "@champion"
+
+
+def _registry(url: str | None, keys: list[str] | None, *, listing: bool = False) -> Registry:
+    """The registry, and whose signatures are believed; a list believes nobody."""
+    from server.publishing.registry import Registry
+    from server.publishing.signing import trusted
+
+    believed = trusted(keys or ()) if keys or not listing else []
+    with console.status("opening the registry"):
+        return Registry.at(url or str(room("registry")), keys=believed)
+
+
+def _fetched(which: str, url: str | None, keys: list[str] | None) -> tuple[Version | None, Bundle]:
+    """A verified bundle, of a folder or of the registry."""
+    from models.bundle import verify as verified
+    from server.publishing.signing import trusted
+
+    if (folder := Path(which).expanduser()).is_dir():
+        return None, verified(folder, trusted(keys or ()))
+    name, spec = _named(which)
+    return _registry(url, keys).fetch(name, spec, into=room("models"))
+
+
+def _token(file: Path) -> str:
+    """The bearer token of a file."""
+    from models.files import read_bounded
+    from server.errors import ServingError
+
+    try:
+        return read_bounded(file, 4096).decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise ServingError(f"--token-file {file}: holds more than ASCII characters; write another token") from None
+
+
+def _certificate(chain: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    """Both files, or neither."""
+    from server.errors import ServingError
+
+    if (chain is None) != (key is None):
+        raise ServingError("--certificate and --certificate-key: give both, or neither")
+    return None if chain is None or key is None else (chain, key)
