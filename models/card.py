@@ -6,15 +6,18 @@ class is written by somebody else than whoever reads the card.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
+
+from models.strict_json import is_number
+from models.text import printable
 
 FORMAT: Final = "confide-card/1"
 
 _LONGEST: Final = 2000
 _MOST_LISTED: Final = 20
 _MARKUP: Final = set("\\`*_{}[]<>#!|~&$")
+_ENTITIES: Final = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _SPENT: Final = ("pld", "opacus_prv", "opacus_rdp")
 _NOT_PROVEN: Final = (
     "A department's figure bounds what its own records give away, to anybody, through everything the run released. It "
@@ -76,15 +79,12 @@ def plain(value: object) -> str:
     >>> plain("<b>*5*</b>")
     '&lt;b&gt;\\\\*5\\\\*&lt;/b&gt;'
     """
-    words = "".join(character if character.isprintable() else " " for character in str(value))[:_LONGEST]
-    entities = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-    return (
-        "".join(
-            entities.get(character) or (f"\\{character}" if character in _MARKUP else character) for character in words
-        )
-        .replace("://", ":\\/\\/")
-        .strip()
-    )  # or it would become a link by itself
+    escaped = "".join(
+        _ENTITIES.get(character) or (f"\\{character}" if character in _MARKUP else character)
+        for character in printable(value, _LONGEST)
+    )
+    # An address would become a link by itself.
+    return escaped.replace("://", ":\\/\\/").strip()
 
 
 def _head(document: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -157,7 +157,7 @@ def _privacy(privacy: Mapping[str, Any]) -> list[str]:
         "|---|---|---|",
     ]
     for spent in privacy.get("departments") or []:
-        figure = next((spent[field] for field in _SPENT if _is_number(spent.get(field))), None)
+        figure = next((spent[field] for field in _SPENT if is_number(spent.get(field))), None)
         shown = "unknown" if figure is None else f"{figure:.3g}"
         lines += [f"| {plain(spent.get('department', '?'))} | {shown} | {plain(privacy.get('delta', '?'))} |"]
     return [*lines, "", "What this does not prove:", "", *_bullets(_NOT_PROVEN)]
@@ -269,9 +269,4 @@ def _article(kind: str) -> str:
 
 def _figure(value: object, form: str) -> str:
     """A number, or that there is none."""
-    return format(value, form) if _is_number(value) else "-"
-
-
-def _is_number(value: object) -> bool:
-    """True for finite numbers that are not truth values."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return format(value, form) if is_number(value) else "-"

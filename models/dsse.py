@@ -42,11 +42,6 @@ def keyid(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()
 
 
-def fingerprint(key: bytes) -> str:
-    """Return the same for people: the first 128 bits in eight groups of four digits."""
-    return _grouped(keyid(key))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Envelope:
     """What an envelope holds; nothing of it has been checked against a key.
@@ -115,7 +110,7 @@ def verify(envelope: bytes, keys: Sequence[bytes], *, payload_type: str = IN_TOT
 
     Raises:
         BundleError: malformed, of another type, or signed by none of the keys; whose signature it claims to
-            bear and whose was expected are named by :func:`fingerprint`.
+            bear and whose was expected are named by :func:`keyid`.
     """
     if not keys:
         raise BundleError("keys: none given; name the public key that is trusted to sign")
@@ -133,9 +128,9 @@ def verify(envelope: bytes, keys: Sequence[bytes], *, payload_type: str = IN_TOT
     )
     if signer is None:
         claims = ", ".join(sorted({_claim(claimed) for claimed, _ in found.signatures}))
-        wanted = " or ".join(fingerprint(key) for key in keys)
+        wanted = " or ".join(sorted(trusted))
         raise BundleError(
-            f"envelope: no good signature by a trusted key: signed in the name of {claims}, expected {wanted}; "
+            f"envelope: no good signature by a trusted key: signed in the name of key {claims}, expected {wanted}; "
             "ask who published it, and trust that key only if you meant to"
         )
     if found.payload_type != payload_type:
@@ -185,10 +180,5 @@ def _holds(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
 def _claim(claimed: str) -> str:
     """A key's id as people are shown it: only in our own form, which holds nothing that a terminal obeys."""
     if _KEYID.fullmatch(claimed):
-        return _grouped(claimed)
-    return "a key named otherwise" if claimed else "no key"
-
-
-def _grouped(digits: str) -> str:
-    """The beginning of a hash in groups that can be read aloud."""
-    return " ".join(digits[i : i + 4] for i in range(0, 32, 4))
+        return claimed
+    return "(named otherwise)" if claimed else "(not named)"

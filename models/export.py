@@ -1,6 +1,6 @@
-"""A trained model as a file that runs without this program: ONNX, or its weights alone.
+"""A trained model as a file that runs without this program: ONNX.
 
-ONNX files hold what the model computes and nothing about where it was made: the exporter's source lines, paths
+Files hold what the model computes and nothing about where it was made: the exporter's source lines, paths
 and module names are taken out, so that the same weights always give the same bytes.
 """
 
@@ -10,16 +10,16 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.errors import CompressionError, nearest
+from models.errors import CompressionError
+from models.onnx_session import INPUT, OUTPUT, open_session
 from models.public import PublicRecords
 from models.signature import Signature
 
@@ -27,34 +27,12 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-Converter: TypeAlias = Callable[[nn.Module, Signature], bytes]
-
-INPUT: Final = "records"
-OUTPUT: Final = "scores"
 OPSET: Final = 20
 
 _MISSING: Final = "install it with: pip install 'confide[publish]'"
 _BATCHES: Final = (1, 2, 17)
 _CLOSE: Final = 1e-4
 _FOLDED: Final = 2**31
-
-
-def convert(model: nn.Module, signature: Signature, format: str) -> bytes:
-    """Return a model in a format of :data:`CONVERTERS`.
-
-    Raises:
-        CompressionError: the format is unknown, a package it needs is missing, or the model has no such form.
-    """
-    converter = CONVERTERS.get(format)
-    if converter is None:
-        raise CompressionError(f"format={format!r}: {nearest(str(format), CONVERTERS)}")
-    return converter(model, signature)
-
-
-def to_safetensors(model: nn.Module, signature: Signature) -> bytes:
-    """Return the parameters by name, as :mod:`models.store` lays them down."""
-    del signature
-    return safetensors.torch.save({key: p.detach().cpu().contiguous() for key, p in model.named_parameters()})
 
 
 def to_onnx(model: nn.Module, signature: Signature) -> bytes:
@@ -74,9 +52,6 @@ def to_onnx(model: nn.Module, signature: Signature) -> bytes:
     encoded = stripped(proto)
     _compare(still, signature, encoded)
     return encoded
-
-
-CONVERTERS: Final[Mapping[str, Converter]] = {"onnx": to_onnx, "safetensors": to_safetensors}
 
 
 def stripped(proto: onnx.ModelProto) -> bytes:
@@ -107,12 +82,9 @@ def session(encoded: bytes) -> onnxruntime.InferenceSession:
     Raises:
         CompressionError: ONNX Runtime is missing or cannot run the file.
     """
-    _, onnxruntime = runtime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    runtime()
     try:
-        return onnxruntime.InferenceSession(encoded, options, providers=["CPUExecutionProvider"])
+        return open_session(encoded)
     # ONNX Runtime's errors have no common class of their own.
     except Exception as error:
         raise CompressionError(f"model: ONNX Runtime cannot run the file ({_line(error)})") from error

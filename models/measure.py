@@ -1,6 +1,8 @@
-"""Scoring a model on many records, in chunks."""
+"""A model on many records, in chunks."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,3 +26,16 @@ def summed_lanes(model: nn.Module, task: Task, inputs: Tensor, targets: Tensor) 
             chunk = slice(start, start + CHUNK)
             lanes += task.lanes(model(inputs[chunk]), targets[chunk])
     return lanes.numpy()
+
+
+def scores_of(model: nn.Module, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a model's raw scores, float32 ``(N, outputs)``, of inputs ``(N, *shape)``; leaves its mode as it was."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            # torch.tensor copies: the arrays of public records cannot be written to.
+            parts = [model(torch.tensor(inputs[at : at + CHUNK])) for at in range(0, len(inputs), CHUNK)]
+    finally:
+        model.train(training)
+    return np.asarray(torch.cat(parts).float().numpy())

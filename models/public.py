@@ -69,7 +69,7 @@ class PublicRecords:
         )
 
     @classmethod
-    def synthetic(cls, signature: Signature, *, records: int, seed: int, source: str = "") -> Self:
+    def synthetic(cls, signature: Signature, *, records: int, seed: int) -> Self:
         """Return records drawn within the public input domain, without targets; a function of the arguments.
 
         Vectors are uniform in [-1, 1]. Images (in [0, 1]) and sequences (in [-1, 1]) are uniform noise, smooth
@@ -85,8 +85,8 @@ class PublicRecords:
             raise CompressionError(f"records={records!r}: must be an integer in [1, {_MOST}]")
         made = _sampled(signature, records, np.random.default_rng(seed))
         made.setflags(write=False)
-        told = source or f"uniform and smooth {signature.kind} records, seed {seed}"
-        return cls(inputs=made, targets=None, origin="synthetic", source=told, _made_by=_FACTORY)
+        source = f"uniform and smooth {signature.kind} records, seed {seed}"
+        return cls(inputs=made, targets=None, origin="synthetic", source=source, _made_by=_FACTORY)
 
     def __len__(self) -> int:
         return len(self.inputs)

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import BundleError
+from models.inputs.tokens import PADDING, UNKNOWN
 
 FORMAT: Final = "confide-reference/1"
 MAX_FEATURES: Final = 128
 POINTS: Final = 256
 SYNTHETIC: Final = "synthetic"
-
-_PADDING, _UNKNOWN = 0, 1  # as models.inputs.tokens has them
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,8 +148,8 @@ def summaries(
             raise BundleError(f"reference: {len(names)} feature names for {inputs.shape[1]} features; give all")
         return names, inputs.astype(np.float32, copy=False)
     if kind == "tokens":
-        length = (inputs != _PADDING).sum(1)
-        unknown = (inputs == _UNKNOWN).sum(1) / np.maximum(length, 1)
+        length = (inputs != PADDING).sum(1)
+        unknown = (inputs == UNKNOWN).sum(1) / np.maximum(length, 1)
         return ["tokens", "share of unknown tokens"], np.stack([length, unknown], 1).astype(np.float32)
     flat = inputs.reshape(len(inputs), -1)
     moments = np.stack([flat.mean(1, dtype=np.float64), flat.std(1, dtype=np.float64)], 1)

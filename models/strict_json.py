@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from models.errors import BundleError
 
@@ -43,6 +43,11 @@ def encode(value: object) -> bytes:
         TypeError: it holds something that JSON has not.
     """
     return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """True for finite numbers that are not truth values."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

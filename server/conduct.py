@@ -297,23 +297,23 @@ def finish(
     load_vector(books.model, state.model)
     spent = {name: epsilon_record(name, figure) for name, figure in books.spent(state).items()}
     label = privacy_label(settings, list(spent.values()), document["privacy"])
+    rows = directory.metrics()
+    trained = [row for row in rows if row["trained"]]  # the last one may only measure
     manifest = describe(settings.model.name, books.task, settings.model.hyperparameters) | {
         "name": settings.publish.name or settings.name,
         "description": settings.publish.description,
         "run": directory.name,
-        "rounds": state.round,
+        "rounds": len(trained),
         "created": now(),
         "data": settings.data.public_part(),
         "privacy": label,
         "spec_digest": digest(document["spec"]),
         "versions": document["versions"],
     }
-    rows = directory.metrics()
     manifest["metrics"] = rows[-1]["test"] or rows[-1]["validation"] if rows else {}
     if witness is not None:
         manifest["ledgers"] = ledger_ranges(rows, state, witness)
     save(directory.model_directory, books.model, manifest=manifest)
-    trained = [row for row in rows if row["trained"]]
     abandoned = sum(row["abandoned"] is not None for row in trained)
     directory.update(
         departments=sorted(state.asked),

@@ -4,8 +4,8 @@
 
     ServerError
     ├── PkiError        certificates or keys cannot be made or used
-    ├── PortInUseError       the address is taken
-    ├── GovernanceError      the federation's own records, or what they are asked for, cannot be
+    ├── PortInUseError  the address is taken
+    ├── GovernanceError the federation's own records, or what they are asked for, cannot be
     ├── ControlError    the coordinator's control interface refused or cannot be reached
     ├── RunError        a run directory is missing, damaged, or in the wrong state
     ├── PublishError    a run that may not be published, or could not be

@@ -28,6 +28,10 @@ Where = Annotated[
     str | None,
     typer.Option("--registry", envvar="CONFIDE_REGISTRY", help="The registry; by default the one of this machine."),
 ]
+Artifacts = Annotated[
+    str | None,
+    typer.Option(envvar="CONFIDE_ARTIFACTS", help="Where a postgresql:// registry keeps files: a folder or a URL."),
+]
 Keys = Annotated[
     list[str] | None,
     typer.Option(
@@ -41,11 +45,12 @@ Variant = Annotated[str | None, typer.Option(help="Which variant; by default the
 def list_models(
     name: Annotated[str | None, typer.Argument(help="One model; by default all of them.")] = None,
     registry: Where = None,
+    artifacts: Artifacts = None,
     keys: Keys = None,
     json: Json = False,
 ) -> None:
     """List what is published: versions, aliases, when, and of which run."""
-    store = _registry(registry, keys, listing=True)
+    store = _registry(registry, artifacts, keys, listing=True)
     rows = [version.to_dict() for one in ([name] if name else store.names()) for version in store.versions(one)]
     if json:
         print_json(rows)
@@ -53,15 +58,17 @@ def list_models(
     table = Table("model", "version", "aliases", "created", "run", "digest")
     for row in rows:
         aliases = ", ".join(row["aliases"])
-        cells = (row["name"], row["version"], aliases, row["created"], row["run"], row["digest"][:16])
+        cells = (row["name"], row["version"], aliases, row["created"][:16], row["run"], row["digest"][:12])
         table.add_row(*(escape(str(cell)) for cell in cells))
     output.print(table)
 
 
 @models_app.command(epilog="Example: confide models show digits-cnn@champion")
-def show(which: Which, registry: Where = None, keys: Keys = None, json: Json = False) -> None:
+def show(
+    which: Which, registry: Where = None, artifacts: Artifacts = None, keys: Keys = None, json: Json = False
+) -> None:
     """Show a version's card, after its signature has been verified."""
-    _, bundle = _fetched(which, registry, keys)
+    _, bundle = _fetched(which, registry, artifacts, keys)
     if json:
         print_json(dict(bundle.document) | {"privacy": bundle.privacy, "evaluation": bundle.evaluation})
         return
@@ -71,12 +78,14 @@ def show(which: Which, registry: Where = None, keys: Keys = None, json: Json = F
 
 
 @models_app.command(epilog="Example: confide models verify digits-cnn@champion --key governance.pub")
-def verify(which: Which, registry: Where = None, keys: Keys = None, json: Json = False) -> None:
+def verify(
+    which: Which, registry: Where = None, artifacts: Artifacts = None, keys: Keys = None, json: Json = False
+) -> None:
     """Verify a version or a bundle's folder, offline, with the public key alone; exit 1 if it differs."""
     from models.errors import BundleError
 
     try:
-        version, bundle = _fetched(which, registry, keys)
+        version, bundle = _fetched(which, registry, artifacts, keys)
     except BundleError as error:
         if json:
             print_json({"verified": False, "problem": str(error)})
@@ -107,16 +116,17 @@ def promote(
     ] = 0.005,
     force: Annotated[bool, typer.Option("--force", help="Move the alias although the rule says no.")] = False,
     registry: Where = None,
+    artifacts: Artifacts = None,
     keys: Keys = None,
     json: Json = False,
 ) -> None:
     """Move an alias to a version, by rule: verified, all gates passed, private, no worse than the present one."""
     from server.publishing.promotion import promote as move
 
-    store = _registry(registry, keys)
+    store = _registry(registry, artifacts, keys)
     name, spec = _named(which)
     version = store.version(name, spec)
-    _say(move(store, name, version.version, alias=to, tolerance=tolerance, force=force), json)
+    _say(move(store, name, version.version, alias=to, tolerance=tolerance, force=force, cache=room("models")), json)
 
 
 @models_app.command(epilog="Example: confide models rollback digits-cnn")
@@ -124,13 +134,14 @@ def rollback(
     name: Name,
     alias: Annotated[str, typer.Option(help="The alias to move back.")] = "champion",
     registry: Where = None,
+    artifacts: Artifacts = None,
     keys: Keys = None,
     json: Json = False,
 ) -> None:
     """Move an alias back to the version that it named before."""
     from server.publishing.promotion import rollback as move
 
-    _say(move(_registry(registry, keys), name, alias=alias), json)
+    _say(move(_registry(registry, artifacts, keys), name, alias=alias, cache=room("models")), json)
 
 
 @models_app.command(epilog="Example: confide models export digits-cnn@champion --out digits.onnx")
@@ -140,13 +151,14 @@ def export(
     variant: Variant = None,
     form: Annotated[str, typer.Option("--format", help="onnx, or safetensors.")] = "onnx",
     registry: Where = None,
+    artifacts: Artifacts = None,
     keys: Keys = None,
     json: Json = False,
 ) -> None:
     """Write one file of a verified version: a variant as ONNX, or the weights as safetensors."""
     from server.publishing.exporting import exported
 
-    _, bundle = _fetched(which, registry, keys)
+    _, bundle = _fetched(which, registry, artifacts, keys)
     written = exported(bundle, out, variant=variant, form=form)
     if json:
         print_json(written)
@@ -173,6 +185,7 @@ def serve(
         typer.Option(min=0.001, max=0.99, help="Roll back a new version that fails in this share of its requests."),
     ] = None,
     registry: Where = None,
+    artifacts: Artifacts = None,
     keys: Keys = None,
 ) -> None:
     """Serve a verified model over HTTP by MLflow's scoring protocol; follows its alias, drains on SIGTERM."""
@@ -184,7 +197,7 @@ def serve(
     stop_with_parent_if_asked()
     name, spec = _named(which)
     run(
-        _registry(registry, keys),
+        _registry(registry, artifacts, keys),
         name,
         spec,
         variant=variant,
@@ -207,16 +220,20 @@ def explain(
         Path | None, typer.Option(help="Records as sent to a server (JSON or CSV); by default made-up ones.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Most records to explain.")] = 8,
+    answer: Annotated[
+        str | None, typer.Option("--class", help="The class to explain; by default the predicted.")
+    ] = None,
     registry: Where = None,
+    artifacts: Artifacts = None,
     keys: Keys = None,
     json: Json = False,
 ) -> None:
     """Say what a model's answers depend on: per prediction and overall, with pictures."""
     from server.publishing.explaining import explained
 
-    _, bundle = _fetched(which, registry, keys)
+    _, bundle = _fetched(which, registry, artifacts, keys)
     with console.status("explaining"):
-        found = explained(bundle, out, records=records, limit=limit)
+        found = explained(bundle, out, records=records, limit=limit, answer=answer)
     if json:
         print_json(found)
     else:
@@ -241,25 +258,31 @@ def _named(which: str) -> tuple[str, str]:
     return name, version if slash else "@champion"
 
 
-def _registry(url: str | None, keys: list[str] | None, *, listing: bool = False) -> Registry:
+def _registry(url: str | None, artifacts: str | None, keys: list[str] | None, *, listing: bool = False) -> Registry:
     """The registry, and whose signatures are believed; a list believes nobody."""
     from server.publishing.registry import Registry
     from server.publishing.signing import trusted
 
     believed = trusted(keys or ()) if keys or not listing else []
     with console.status("opening the registry"):
-        return Registry.at(url or str(room("registry")), keys=believed)
+        return Registry.at(url or str(room("registry")), artifacts=artifacts, keys=believed)
 
 
-def _fetched(which: str, url: str | None, keys: list[str] | None) -> tuple[Version | None, Bundle]:
+def _fetched(
+    which: str, url: str | None, artifacts: str | None, keys: list[str] | None
+) -> tuple[Version | None, Bundle]:
     """A verified bundle, of a folder or of the registry."""
+    from models.bundle import STATEMENT
     from models.bundle import verify as verified
+    from server.publishing.registry_version import NAME
     from server.publishing.signing import trusted
 
-    if (folder := Path(which).expanduser()).is_dir():
+    folder = Path(which).expanduser()
+    # A folder here that only happens to have a model's name is not that model.
+    if folder.is_dir() and (not NAME.fullmatch(which) or (folder / STATEMENT).exists()):
         return None, verified(folder, trusted(keys or ()))
     name, spec = _named(which)
-    return _registry(url, keys).fetch(name, spec, into=room("models"))
+    return _registry(url, artifacts, keys).fetch(name, spec, into=room("models"))
 
 
 def _token(file: Path) -> str:

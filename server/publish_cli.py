@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,10 @@ def publish(
     to: Annotated[
         str | None, typer.Option(help="The registry: a folder, sqlite://, postgresql:// or an MLflow server.")
     ] = None,
-    artifacts: Annotated[str | None, typer.Option(help="Where a postgresql:// registry keeps files.")] = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(envvar="CONFIDE_ARTIFACTS", help="Where a postgresql:// registry keeps files: a folder or a URL."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name; by default the run file's.")] = None,
     variant: Annotated[
         list[str] | None, typer.Option(help='A variant to make, as "prune:0.5+int8-dynamic". Repeatable.')
@@ -53,6 +57,7 @@ def publish(
     import torch
 
     from server.federation import here
+    from server.publishing.draft import read_run
     from server.publishing.publish import publish_run
     from server.publishing.signing import signer
     from server.runs import find
@@ -67,15 +72,16 @@ def publish(
         "promote": promote,
     }
     directory = find(runs_directory(), run)
-    settings = _wanted(directory.document()["settings"], {k: v for k, v in given.items() if v is not None})
+    document, stored = read_run(directory)
+    settings = _wanted(document["settings"], {k: v for k, v in given.items() if v is not None})
     # More threads than cores that are free make small models slower, not faster.
-    torch.set_num_threads(int(directory.document()["settings"].get("performance", {}).get("threads", 1)))
+    torch.set_num_threads(stored.performance.threads)
     governance = here()
     with console.status("publishing") as status:
         result, draft = publish_run(
             directory,
             settings,
-            registry=settings.to or str(room("registry")),
+            registry=settings.to or os.environ.get("CONFIDE_REGISTRY") or str(room("registry")),
             artifacts=artifacts,
             evidence=evidence,
             calibration=calibration,
@@ -127,7 +133,7 @@ def show_variants(kept: Sequence[dict[str, Any]], dropped: Sequence[dict[str, An
     )
     for row in (*kept, *dropped):
         table.add_row(
-            escape(row["name"]) + (" [red]dropped[/]" if row in dropped else ""),
+            escape(row["name"]),
             _number(row["bytes"] / 1024, ".1f"),
             _number(row["ratio"], ".3f"),
             _number(row["score" if measured else "agreement"], ".3f"),
@@ -138,7 +144,7 @@ def show_variants(kept: Sequence[dict[str, Any]], dropped: Sequence[dict[str, An
         )
     output.print(table)
     for row in dropped:
-        output.print(escape(f"{row['name']}: {row['reason']}"), soft_wrap=True)
+        output.print(escape(f"dropped {row['name']}: {row['reason']}"), soft_wrap=True)
 
 
 def _number(value: float | None, form: str) -> str:

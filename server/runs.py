@@ -89,7 +89,7 @@ class RunDirectory:
             document = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(f"{self.path}: no run there (run.json is missing); give a run's folder or name") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.path / 'run.json'}: damaged: {error}") from None
         if not isinstance(document, dict):
             raise RunError(f"{self.path / 'run.json'}: damaged: not an object")
@@ -117,9 +117,12 @@ class RunDirectory:
             return []
         try:
             lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
-            return [json.loads(line) for line in lines[:-1]]  # the last may still be in the writing
-        except (OSError, ValueError) as error:
+            rows = [json.loads(line) for line in lines[:-1]]  # the last may still be in the writing
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.metrics_file}: damaged: {error}") from None
+        if not all(isinstance(row, dict) for row in rows):
+            raise RunError(f"{self.metrics_file}: damaged: a line is not an object")
+        return rows
 
     def save_checkpoint(self, state: RunState, extra: Mapping[str, np.ndarray] | None = None) -> None:
         """Replace the checkpoint; on :class:`RunError` (disk full) the earlier one is still there."""

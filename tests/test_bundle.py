@@ -110,8 +110,8 @@ def test_a_strangers_bundle_is_refused_by_name(folder: Path) -> None:
     seal(folder, STRANGER)
     with pytest.raises(BundleError) as refused:
         verify(folder, [PUBLIC])
-    assert dsse.fingerprint(STRANGER.public_key().public_bytes_raw()) in str(refused.value)
-    assert dsse.fingerprint(PUBLIC) in str(refused.value)
+    assert dsse.keyid(STRANGER.public_key().public_bytes_raw()) in str(refused.value)
+    assert dsse.keyid(PUBLIC) in str(refused.value)
 
 
 def _remove(folder: Path) -> None:

@@ -94,7 +94,7 @@ def test_the_refusal_quotes_no_record() -> None:
 
 
 ALLOWED = {
-    "models": {"compress", "errors", "export", "files", "public", "signature", "task", "vector", "zoo"},
+    "models": {"compress", "errors", "export", "files", "onnx_session", "public", "signature", "task", "vector", "zoo"},
     "torch": None, "numpy": None, "onnx": None, "onnxruntime": None, "safetensors": None,
 }  # fmt: skip
 STANDARD = {

@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import safetensors.torch
 import torch
 from compress_cases import CASES, Case
 from torch import Tensor, nn
 
 from models import export, zoo
 from models.errors import CompressionError
-from models.export import CONVERTERS, INPUT, OUTPUT, convert, session, to_onnx
+from models.export import session, to_onnx
+from models.onnx_session import INPUT, OUTPUT
 from models.public import PublicRecords
 from models.signature import Signature
 from privacy.dpsgd import PrivateTrainer
@@ -170,15 +170,6 @@ def test_bytes_that_are_no_model_are_refused() -> None:
         session(b"no model")
     with pytest.raises(CompressionError, match="cannot run the file"):
         export.run(session(small()), np.zeros((1, 9), np.float32))
-
-
-def test_formats_are_listed_in_one_place() -> None:
-    assert set(CONVERTERS) == {"onnx", "safetensors"}
-    assert CONVERTERS["onnx"] is to_onnx
-    stored = safetensors.torch.load(convert(mlp(), VECTOR, "safetensors"))
-    assert all(torch.equal(stored[key], parameter) for key, parameter in mlp().named_parameters())
-    with pytest.raises(CompressionError, match="format='onx': did you mean 'onnx'"):
-        convert(mlp(), VECTOR, "onx")
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])

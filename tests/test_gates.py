@@ -12,7 +12,8 @@ from ledger_cases import Department, Witness, honest, key_of, manifest, public, 
 from verify_cases import without_pld
 
 from models.public import PublicRecords
-from server.publishing.gates import Gate, evaluation_gate, run_gates
+from server.publishing.check import Check
+from server.publishing.gates import evaluation_gate, run_gates
 from server.runs import RunDirectory
 
 GOVERNANCE = public(key_of("governance"))
@@ -48,12 +49,12 @@ def model(made: Department, **changes: Any) -> dict[str, Any]:
 
 def judged(
     directory: RunDirectory, described: dict[str, Any], folder: Path | None = None, **more: Any
-) -> dict[str, Gate]:
+) -> dict[str, Check]:
     gates = run_gates(directory, described, evidence=folder, governance=more.pop("governance", GOVERNANCE), **more)
     return {gate.name: gate for gate in gates}
 
 
-def failed(gates: dict[str, Gate]) -> set[str]:
+def failed(gates: dict[str, Check]) -> set[str]:
     return {name for name, gate in gates.items() if not gate.passed}
 
 
@@ -195,11 +196,11 @@ def test_released_metrics_where_there_are_no_public_records() -> None:
 
 
 def test_a_floor_of_accuracy_is_not_for_values() -> None:
-    values = records(np.zeros((4, 1), np.float32))
+    values = records(np.arange(4, dtype=np.float32)[:, None])
     assert evaluation_gate("mae", 0.4, records=values, released={}, floor=None).passed
     assert not evaluation_gate("mae", 0.4, records=values, released={}, floor=0.5).passed
 
 
 def test_gates_are_json() -> None:
-    gate = Gate(name="a", passed=True, detail="b")
+    gate = Check(name="a", passed=True, detail="b")
     assert json.loads(json.dumps(gate.to_dict())) == {"name": "a", "passed": True, "detail": "b"}

@@ -89,10 +89,10 @@ class CompressionPlan:
         return cls(variants=tuple(read), tolerance=tolerance, seed=seed, training_steps=training_steps)
 
     @classmethod
-    def usual(cls, name: str, *, tolerance: float = 0.005, seed: int = 0, training_steps: int = 800) -> Self:
+    def usual(cls, name: str, *, tolerance: float = 0.005) -> Self:
         """Return the plan for a model of the zoo where no other is asked for."""
         some = [text for text in _USUAL if name not in _FLAT or ":" not in text]
-        return cls.parse(some, tolerance=tolerance, seed=seed, training_steps=training_steps)
+        return cls.parse(some, tolerance=tolerance)
 
 
 def name_of(steps: Steps) -> str:

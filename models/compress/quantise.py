@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import CompressionError
-from models.export import INPUT, runtime, stripped
+from models.export import runtime, stripped
+from models.onnx_session import INPUT
 from models.public import PublicRecords, public_only
 
 if TYPE_CHECKING:

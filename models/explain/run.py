@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -20,6 +19,7 @@ from models.explain.words import Words, words_of
 from models.files import write_atomic
 from models.inputs.resolve import feature_names
 from models.inputs.schema import DataSettings
+from models.measure import scores_of
 from models.public import PublicRecords
 from models.signature import Signature
 from models.task import Task
@@ -78,10 +78,10 @@ def explain(
     words = None if settings.text is None else words_of(settings.text, inputs, cells)
 
     shown = inputs[:limit]
-    scores = _scores(model, shown)
-    found = attribute(model, signature, shown, _outputs(scores, signature, output))
-    said = answers(scores, task.to_dict(), signature, settings.classes)
+    scores = scores_of(model, shown)
     chosen = _outputs(scores, signature, output)
+    found = attribute(model, signature, shown, chosen)
+    said = answers(scores, task.to_dict(), signature, settings.classes)
     records = []
     for index in range(len(shown)):
         values = found.values[index] * scale
@@ -171,17 +171,6 @@ def _check(
         raise ExplainError(f"output={output!r}: must be an integer in [0, {signature.outputs})")
 
 
-def _scores(model: nn.Module, inputs: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the model's scores, leaving its mode as it was."""
-    training = model.training
-    try:
-        with torch.no_grad():
-            scores: NDArray[np.float32] = model.eval()(torch.from_numpy(np.array(inputs))).float().numpy()
-    finally:
-        model.train(training)
-    return scores
-
-
 def _outputs(scores: NDArray[np.float32], signature: Signature, output: int | None) -> NDArray[np.int64]:
     """Return which output of each record is explained."""
     if output is None and signature.target == "classes":
@@ -232,7 +221,7 @@ def _overall(
     else:
         public.check(signature)
         sample, origin = public.head(_OVERALL_RECORDS).inputs, f"public records ({public.origin}: {public.source})"
-    found: Attributions = attribute(model, signature, sample, _outputs(_scores(model, sample), signature, None))
+    found: Attributions = attribute(model, signature, sample, _outputs(scores_of(model, sample), signature, None))
     scale = _units(task)[0]
     values = found.values * scale
     parts: Parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Literal, NoReturn, TypeAlias
 
 from models.errors import RequestError
@@ -83,11 +83,19 @@ def json_value(text: str, *, number: Callable[[str], object]) -> object:
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Refuse an object in which a key stands twice, since readers differ on which of them counts."""
     found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]  # add returns None, so the key is remembered and passed over
+    if len(found) != len(pairs) and (twice := repeated([key for key, _ in pairs])) is not None:
         raise RequestError(f"body: {shown(twice)} stands twice in one object; send it once")
     return found
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that stands a second time, or None; in one pass, as there may be a million."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -134,8 +142,7 @@ def csv_rows(text: str, *, most: int) -> tuple[list[str], list[list[str]]]:
         ) from None
     header = header or []
     named = [position for position, name in enumerate(header) if name]
-    if len({header[position] for position in named}) != len(named):
-        twice = next(name for name in header if name and header.count(name) > 1)
+    if (twice := repeated(header[position] for position in named)) is not None:
         raise RequestError(f"header: column {shown(twice)} stands twice; send it once")
     if len(named) == len(header):
         return header, rows

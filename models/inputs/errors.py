@@ -70,6 +70,7 @@ class BadValue(DataError):
         row: 1-based as a spreadsheet shows it: the header is row 1 and blank lines count; in arrays the first
             record is row 1.
         column: the column's name.
+        problem: what is wrong with the cell, and what can be done.
     """
 
     def __init__(self, *, source: str, row: int, column: str, problem: str) -> None:
@@ -77,6 +78,7 @@ class BadValue(DataError):
         self.source = source
         self.row = row
         self.column = column
+        self.problem = problem
 
 
 class LabelMissing(BadValue):

@@ -14,6 +14,7 @@ the same raw tables and arrays that files are read into, and prepared by the sam
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
@@ -22,9 +23,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from models.errors import RequestError, SignatureMismatch, nearest
-from models.inputs.bodies import csv_rows, decoded, json_value, media_of, shown
+from models.inputs.bodies import csv_rows, decoded, json_value, media_of, repeated, shown
+from models.inputs.columns import numbers
 from models.inputs.errors import BadValue, DataError
-from models.inputs.features import array_inputs, flat_table_inputs, table_inputs, text_inputs
+from models.inputs.features import array_inputs, table_inputs, text_inputs
 from models.inputs.raw import Raw, RawArrays, RawTable
 from models.inputs.readers import DEFAULT_LABEL
 from models.inputs.request_arrays import raw_arrays
@@ -114,9 +116,7 @@ class Requests:
             return array_inputs(self.settings, raw)
         if self.settings.text is not None:
             return text_inputs(self.settings, self.settings.text, raw)
-        if self.settings.kind == "tabular":
-            return table_inputs(self.settings, raw, [])
-        return flat_table_inputs(self.settings, raw, self.settings.label or DEFAULT_LABEL)
+        return table_inputs(self.settings, raw, [])
 
     def _from_json(self, value: object) -> Raw:
         """Read whichever form of the protocol was sent."""
@@ -152,8 +152,7 @@ class Requests:
         if not isinstance(columns, list) or not isinstance(rows, list):
             raise RequestError("'dataframe_split': 'columns' and 'data' are lists")
         names = [_name(name) for name in columns]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
+        if (twice := repeated(names)) is not None:
             raise RequestError(f"'columns': {shown(twice)} stands twice; send it once")
         self._check_count(len(rows))
         for number, row in enumerate(rows, start=1):
@@ -167,10 +166,21 @@ class Requests:
         if self._tabular:
             return self._from_table(dict(zip(names, zip(*rows, strict=True), strict=True)))
         kept = [position for position, name in enumerate(names) if name not in self._ignored]
-        if written:
-            table = pa.table({names[at]: _array(names[at], [row[at] for row in rows]) for at in kept})
-            return RawTable(table=table, source="request")
-        return self._from_lists([[row[at] for at in kept] for row in rows])
+        cells = [[row[at] for at in kept] for row in rows]
+        return self._from_written([names[at] for at in kept], cells) if written else self._from_lists(cells)
+
+    def _from_written(self, names: list[str], rows: list[list[str]]) -> RawArrays:
+        """Read images or sequences that are written as text: at once, as a large image has 100 000 columns."""
+        width, shape = self.signature.elements, self.signature.shape
+        if len(names) != width:
+            raise RequestError(f"body: {len(names)} columns besides the label; shape {list(shape)} needs {width}")
+        cells = pa.array(chain.from_iterable(rows), pa.large_string())
+        try:
+            values, _ = numbers(cells, (), name="", source="request", row=lambda index: index)
+        except BadValue as error:
+            record, at = divmod(error.row, width)
+            raise BadValue(source="request", row=record + 1, column=names[at], problem=error.problem) from None
+        return RawArrays(inputs=values.reshape(-1, *shape), labels=pa.nulls(len(rows)), source="request")
 
     def _from_lists(self, records: list[Any]) -> RawArrays:
         """Read images or sequences."""
@@ -234,8 +244,7 @@ class Requests:
 
     def _explained(self, error: BadValue) -> RequestError:
         """Say of a cell what a caller can do about it; the original advises whoever writes the specification."""
-        prefix = f"{error.source}: row {error.row}, column {error.column!r}: "
-        problem = str(error).removeprefix(prefix).partition(";")[0]
+        problem = error.problem.partition(";")[0]
         column = self.settings.columns.get(error.column)
         advice = "send a finite number"
         if self.settings.text is not None:

@@ -8,7 +8,6 @@ served, and it can simply be started again.
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,20 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models import strict_json
 from models.bundle import seal, verify
 from models.bundle_document import FORMAT, Variant
 from models.card import card
 from models.compress.plan import FULL, CompressionPlan
 from models.compress.run import Compressed, compress
-from models.errors import ModelError
 from models.files import write_atomic
 from models.inputs.resolve import feature_names
 from models.inputs.schema import DataSettings
-from models.public import PublicRecords
+from models.measure import scores_of
 from models.reference import reference
-from models.store import MANIFEST, WEIGHTS, load
-from server.errors import PublishError
-from server.publishing.gates import Gate, evaluation_gate, run_gates
+from models.store import MANIFEST, WEIGHTS, load, save
+from server.errors import PublishError, RunError
+from server.publishing.check import Check
+from server.publishing.gates import evaluation_gate, run_gates
 from server.publishing.public_data import PublicData, public_data
 from server.publishing.signing import Signer
 from server.runs import RunDirectory, now
@@ -50,13 +50,25 @@ TRUST = (
 
 Watch = Callable[[str], None]
 
+_OF_A_RUN = {"settings": dict, "engine": str, "status": str, "spec_digest": str}
+_OF_A_MANIFEST = {
+    "name": str,
+    "data": dict,
+    "privacy": dict,
+    "metrics": dict,
+    "rounds": int,
+    "spec_digest": str,
+    "versions": dict,
+    "ledgers": dict,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
     """A run that went through its gates, and the signed bundle that came of it if all of them passed."""
 
     name: str
-    gates: list[Gate]
+    gates: list[Check]
     compressed: Compressed | None
     bundle: Path | None
     digest: str | None
@@ -89,10 +101,10 @@ def make(
         watch: is told what is being done.
 
     Raises:
-        PublishError: the bundle cannot be written.
+        PublishError: the bundle cannot be written, or the model is not the run's.
         ModelError, DataError, RunError: what is read is missing, damaged or private.
     """
-    run = parse(directory.document()["settings"], where=str(directory.path / "run.json"))
+    document, run = read_run(directory)
     wanted = settings or run.publish
     # A plan that cannot be is found out before anything is measured.
     plan = (
@@ -101,17 +113,20 @@ def make(
         else CompressionPlan.usual(run.model.name, tolerance=wanted.tolerance)
     )
     model, task, manifest = load(directory.model_directory)
+    _complete({"ledgers": {}} | manifest, _OF_A_MANIFEST, directory.model_directory / MANIFEST)
+    if manifest["spec_digest"] != document["spec_digest"]:
+        raise PublishError(f"{directory.model_directory}: is the model of another run; restore this run's own")
     name = wanted.name or str(manifest["name"])
     watch("verifying the ledgers")
     gates = run_gates(directory, manifest, evidence=evidence, governance=governance, without_privacy=without_privacy)
     if not all(gate.passed for gate in gates):
         return Draft(name=name, gates=gates, compressed=None, bundle=None, digest=None)
-    simulated = directory.document()["engine"] != "federation"
+    simulated = document["engine"] == "simulation"
     data = public_data(run.data, task.signature, simulated=simulated, calibration=calibration)
     folder = directory.path / BUNDLES
     draft = folder / f".{secrets.token_hex(8)}.tmp"
     try:
-        (draft / "model").mkdir(parents=True)
+        draft.mkdir(parents=True)
         compressed = compress(
             model,
             name=run.model.name,
@@ -153,6 +168,20 @@ def make(
     return Draft(name=name, gates=gates, compressed=compressed, bundle=bundle, digest=digest)
 
 
+def read_run(directory: RunDirectory) -> tuple[dict[str, Any], RunSettings]:
+    """Return ``run.json`` and the settings in it; raises :class:`RunError` or SettingsError where it is damaged."""
+    document, file = directory.document(), directory.path / "run.json"
+    _complete(document, _OF_A_RUN, file)
+    return document, parse(document["settings"], where=str(file))
+
+
+def _complete(document: Mapping[str, Any], fields: Mapping[str, type], file: Path) -> None:
+    """Refuse a document in which a field is missing or of another type."""
+    for field, kind in fields.items():
+        if not isinstance(document.get(field), kind):
+            raise RunError(f"{file}: damaged: {field} is missing or no {kind.__name__}; restore it, or train again")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """Writes what is in a bundle beside its variants; docs/bundle-spec.md says what each file holds."""
@@ -171,14 +200,15 @@ class Parts:
         manifest: Mapping[str, Any],
         compressed: Compressed,
         data: PublicData,
-        gates: list[Gate],
+        gates: list[Check],
     ) -> None:
-        """Write every document; raises :class:`ModelError` or OSError where one cannot be."""
-        for file in (WEIGHTS, MANIFEST):
-            write_atomic(folder / "model" / file, (self.directory.model_directory / file).read_bytes())
+        """Write every document; raises :class:`PublishError`, :class:`ModelError` or OSError where one cannot be."""
+        # The very model that was judged and compressed, whatever lies in the run's folder by now.
+        save(folder / "model", model, manifest=manifest)
         created = now()
         document = self._document(task, manifest, compressed.kept, created)
-        privacy = dict(manifest["privacy"]) | {"trust_model": TRUST if self.run.privacy.on else "none"}
+        label = manifest["privacy"]
+        privacy = label | {"trust_model": "none" if label.get("mode", "off") == "off" else TRUST}
         evaluation = {
             "metric": document["variants"][0]["metric"],
             "records": 0 if data.evaluation is None else len(data.evaluation.inputs),
@@ -190,7 +220,7 @@ class Parts:
         }
         lineage = self._lineage(manifest, data, created)
         described = data.evaluation or data.calibration
-        scores = scores_of(model, described)
+        scores = scores_of(model, described.inputs)
         text, table = card(document, privacy, evaluation, lineage)
         written = {
             "bundle.json": document,
@@ -207,7 +237,11 @@ class Parts:
             "card.json": table,
         }
         for file, content in written.items():
-            write_atomic(folder / file, encoded(content))
+            try:
+                encoded = strict_json.encode(content)
+            except (TypeError, ValueError) as error:
+                raise PublishError(f"{file}: a field is not plain JSON ({error}); correct the run's texts") from None
+            write_atomic(folder / file, encoded)
         write_atomic(folder / "card.md", text.encode())
 
     def _document(
@@ -261,26 +295,6 @@ def _variant(measured: Measured) -> dict[str, Any]:
     """A variant as ``bundle.json`` has it."""
     known = measured.to_dict() | {"format": "onnx"}
     return {field: known[field] for field in Variant.model_fields}
-
-
-def scores_of(model: nn.Module, records: PublicRecords) -> Any:
-    """A model's raw scores on public records: float32 ``(N, outputs)``."""
-    import torch  # noqa: PLC0415 - slow to import
-
-    model.eval()
-    with torch.no_grad():
-        parts = [
-            model(torch.from_numpy(records.inputs[i : i + 512].copy())) for i in range(0, len(records.inputs), 512)
-        ]
-    return torch.cat(parts).numpy()
-
-
-def encoded(document: Mapping[str, Any]) -> bytes:
-    """A document for people and diffs; raises :class:`ModelError` where it is not plain JSON."""
-    try:
-        return json.dumps(document, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"bundle: a field is not plain JSON ({error})") from None
 
 
 def _features(settings: DataSettings) -> list[str] | None:

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import Bundle
-from models.errors import ExplainError
+from models.errors import ExplainError, nearest
 from models.explain.run import explain, write
 from models.files import read_bounded, write_atomic
 from models.inputs.requests import Requests
 from models.public import PublicRecords
-from models.store import load
+from models.store import MANIFEST, WEIGHTS, load
 
 MOST_BYTES = 64 << 20
 MADE_UP = 64
 
 
-def explained(bundle: Bundle, out: Path, *, records: Path | None = None, limit: int = 8) -> dict[str, Any]:
+def explained(
+    bundle: Bundle, out: Path, *, records: Path | None = None, limit: int = 8, answer: str | None = None
+) -> dict[str, Any]:
     """Explain records by a verified model, write JSON and pictures, and return what was written.
 
     Args:
@@ -26,6 +28,7 @@ def explained(bundle: Bundle, out: Path, *, records: Path | None = None, limit: 
         out: the folder to make; it must not exist.
         records: a file of records as they are sent to a model server, ``.csv`` or JSON; made-up ones without it.
         limit: most records that are explained one by one.
+        answer: the class to explain; by default each record's predicted one.
 
     Raises:
         ExplainError: ``out`` exists, or the model or the records cannot be explained.
@@ -42,7 +45,7 @@ def explained(bundle: Bundle, out: Path, *, records: Path | None = None, limit: 
         inputs, cells = requests.parse(body, form), requests.cells(body, form)
     with tempfile.TemporaryDirectory(prefix="confide-explain-") as scratch:
         # What is loaded is what was verified, whatever happens to the bundle's folder meanwhile.
-        for name in ("model.safetensors", "manifest.json"):
+        for name in (WEIGHTS, MANIFEST):
             write_atomic(Path(scratch) / name, bundle.read(f"model/{name}"))
         model, task, _ = load(Path(scratch))
     found = explain(
@@ -54,6 +57,7 @@ def explained(bundle: Bundle, out: Path, *, records: Path | None = None, limit: 
         public=made_up if records is None else None,
         limit=limit,
         cells=cells,
+        output=None if answer is None else _output(bundle, answer),
     )
     files = write(found, out)
     return {
@@ -61,5 +65,14 @@ def explained(bundle: Bundle, out: Path, *, records: Path | None = None, limit: 
         "digest": bundle.digest,
         "out": str(out),
         "files": [file.name for file in files],
-        "records": "made up within the public domain" if records is None else records.name,
+        "source": "made up within the public domain" if records is None else records.name,
     } | found.to_dict()
+
+
+def _output(bundle: Bundle, answer: str) -> int:
+    """Which of the model's outputs a class is."""
+    classes = list(bundle.data.classes or ())
+    if answer not in classes:
+        known = nearest(answer, classes) if classes else "the model answers with a value, not a class"
+        raise ExplainError(f"--class {answer}: {known}")
+    return classes.index(answer)

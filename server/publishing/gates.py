@@ -12,28 +12,16 @@ A simulation spends nobody's budget, and has no ledgers: gates 3 and 4 then say 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models.public import PublicRecords
+from models.strict_json import is_number
 from privacy.verify import verify
+from server.publishing.check import Check
 from server.runs import RunDirectory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """One condition, and what was found."""
-
-    name: str
-    passed: bool
-    detail: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
 
 
 def run_gates(
@@ -43,7 +31,7 @@ def run_gates(
     evidence: Path | None,
     governance: bytes | None,
     without_privacy: bool = False,
-) -> list[Gate]:
+) -> list[Check]:
     """Judge what can be judged before anything is measured.
 
     Args:
@@ -54,7 +42,8 @@ def run_gates(
         without_privacy: a model without differential privacy is wanted, and said to be one.
     """
     document = directory.document()
-    simulated = document["engine"] != "federation"
+    # Whatever is not known to be a simulation spent somebody's budget.
+    simulated = document["engine"] == "simulation"
     return [
         _finished(document),
         _privacy(manifest, simulated=simulated, without_privacy=without_privacy),
@@ -62,24 +51,27 @@ def run_gates(
     ]
 
 
-def _finished(document: Mapping[str, Any]) -> Gate:
+def _finished(document: Mapping[str, Any]) -> Check:
     """A run that stopped early has a model, but not the one that was agreed on."""
     status = document["status"]
     said = "finished" if status == "finished" else f'{status}; let it finish ("confide run resume")'
-    return Gate(name="finished", passed=status == "finished", detail=f"the run is {said}")
+    return Check(name="finished", passed=status == "finished", detail=f"the run is {said}")
 
 
-def _privacy(manifest: Mapping[str, Any], *, simulated: bool, without_privacy: bool) -> Gate:
+def _privacy(manifest: Mapping[str, Any], *, simulated: bool, without_privacy: bool) -> Check:
     """What the label says."""
     label = manifest.get("privacy", {})
     private = label.get("mode", "off") != "off"
     said = str(label.get("statement", "no privacy label"))
-    if private and label.get("departments"):
-        worst = max(row["pld"] for row in label["departments"])
-        said = f"epsilon {worst:.3f} at delta {label['delta']:g} (PLD, the largest of the departments): {said}"
+    rows = label.get("departments") or ()
+    spent = [row["pld"] for row in rows if isinstance(row, Mapping) and is_number(row.get("pld"))]
+    if private and not (spent and len(spent) == len(rows) and is_number(label.get("delta"))):
+        return Check(name="privacy", passed=False, detail=f"the label does not say what every department spent: {said}")
+    if private:
+        said = f"epsilon {max(spent):.3f} at delta {label['delta']:g} (PLD, the largest of the departments): {said}"
     if not private and not without_privacy:
         said += "; --without-privacy publishes it all the same, labelled so"
-    return Gate(name="privacy", passed=private or without_privacy, detail=f"simulation: {said}" if simulated else said)
+    return Check(name="privacy", passed=private or without_privacy, detail=f"simulation: {said}" if simulated else said)
 
 
 def _audit(
@@ -89,36 +81,38 @@ def _audit(
     governance: bytes | None,
     *,
     simulated: bool,
-) -> list[Gate]:
+) -> list[Check]:
     """What the departments' own ledgers say."""
     if simulated:
         said = "a simulation: no department's budget was spent, so there is no ledger"
-        return [Gate(name="ledgers", passed=True, detail=said), Gate(name="caps", passed=True, detail=said)]
+        return [Check(name="ledgers", passed=True, detail=said), Check(name="caps", passed=True, detail=said)]
     folder = evidence or directory.path / "evidence"
     if not folder.is_dir():
         said = (
             f'{folder}: no evidence; collect it with "confide audit bundle --out {folder} --include …", or name it '
             "with --evidence"
         )
-        return [Gate(name="ledgers", passed=False, detail=said), Gate(name="caps", passed=False, detail="not known")]
+        return [Check(name="ledgers", passed=False, detail=said), Check(name="caps", passed=False, detail="not known")]
     verdict = verify(folder, governance=governance).to_dict()
     return [_ledgers(directory.name, manifest, verdict), _caps(manifest, verdict)]
 
 
-def _ledgers(run: str, manifest: Mapping[str, Any], verdict: Mapping[str, Any]) -> Gate:
+def _ledgers(run: str, manifest: Mapping[str, Any], verdict: Mapping[str, Any]) -> Check:
     """Whether the evidence as a whole holds, and covers all that is in the model."""
     problems = [f"{row['file']}: {row['what']}" for row in verdict["problems"]]
     rows = [row for model in verdict["models"] if model["run"] == run for row in model["departments"]]
     covered = {row["department"] for row in rows if row["covered"] and _same_rounds(row, manifest)}
-    missing = sorted(set(manifest.get("ledgers", {})) - covered)
+    rows_of_label = manifest.get("privacy", {}).get("departments") or ()
+    spent = {str(row.get("department")) for row in rows_of_label if isinstance(row, Mapping)}
+    missing = sorted((spent | set(manifest.get("ledgers", {}))) - covered)
     if verdict["verdict"] != "pass":
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        return Gate(name="ledgers", passed=False, detail=f"{verdict['verdict']}: {problems[0]}{more}")
+        return Check(name="ledgers", passed=False, detail=f"{verdict['verdict']}: {problems[0]}{more}")
     if missing or not covered:
         who = ", ".join(missing) or "any department"
         said = f"the evidence does not show this model's rounds in the ledger of {who}; collect it again"
-        return Gate(name="ledgers", passed=False, detail=said)
-    return Gate(name="ledgers", passed=True, detail=f"{len(covered)} ledgers verified, and they cover every round")
+        return Check(name="ledgers", passed=False, detail=said)
+    return Check(name="ledgers", passed=True, detail=f"{len(covered)} ledgers verified, and they cover every round")
 
 
 def _same_rounds(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
@@ -127,7 +121,7 @@ def _same_rounds(row: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
     return (row["origin"], row["size"], row["rounds"]) == (mine.get("origin"), mine.get("size"), mine.get("rounds"))
 
 
-def _caps(manifest: Mapping[str, Any], verdict: Mapping[str, Any]) -> Gate:
+def _caps(manifest: Mapping[str, Any], verdict: Mapping[str, Any]) -> Check:
     """Whether everybody is within what they signed."""
     origins = {entry.get("origin") for entry in manifest.get("ledgers", {}).values()}
     rows = [row for row in verdict["datasets"] if row["origin"] in origins]
@@ -141,10 +135,10 @@ def _caps(manifest: Mapping[str, Any], verdict: Mapping[str, Any]) -> Gate:
     ]
     if over or not rows:
         said = f"not within its cap: {'; '.join(over)}" if over else "no data set of this model is in the evidence"
-        return Gate(name="caps", passed=False, detail=said)
+        return Check(name="caps", passed=False, detail=said)
     most = max(row["enforced_epsilon"] for row in rows)
     cap = max(row["cap"] for row in rows)
-    return Gate(name="caps", passed=True, detail=f"no department has spent more than epsilon {most:.3f} of {cap:g}")
+    return Check(name="caps", passed=True, detail=f"no department has spent more than epsilon {most:.3f} of {cap:g}")
 
 
 def evaluation_gate(
@@ -154,7 +148,7 @@ def evaluation_gate(
     records: PublicRecords | None,
     released: Mapping[str, float],
     floor: float | None,
-) -> Gate:
+) -> Check:
     """Judge the model's worth.
 
     Args:
@@ -167,26 +161,28 @@ def evaluation_gate(
     if score is None:
         metric, score = next(((name, released[name]) for name in ("accuracy", "mae") if name in released), (None, None))
         source = "the run's released metrics"
-    if score is None or metric is None:
-        return Gate(
+    if metric is None or not is_number(score):
+        return Check(
             name="evaluation",
             passed=False,
             detail="nothing to judge it by: give the run a public test set ([data.test]), or let it release metrics",
         )
-    said, passed = f"{metric} {score:.4f} on {source}", True
-    if metric == "accuracy":
-        least = constant_accuracy(records)
-        if least is not None:
-            said, passed = f"{said}, a constant answer would have {least:.4f}", score > least
-        if floor is not None:
-            said, passed = f"{said}, the floor is {floor:.4f}", passed and score >= floor
+    said, passed, constant = f"{metric} {score:.4f} on {source}", True, constant_score(records)
+    if constant is not None:
+        passed = score > constant if metric == "accuracy" else score < constant
+        said += f", a constant answer would have {constant:.4f}"
+    if floor is not None and metric == "accuracy":
+        said, passed = f"{said}, the floor is {floor:.4f}", passed and score >= floor
     elif floor is not None:
         said, passed = f"{said}; min_accuracy = {floor:g} is for classes", False
-    return Gate(name="evaluation", passed=passed, detail=said)
+    return Check(name="evaluation", passed=passed, detail=said)
 
 
-def constant_accuracy(records: PublicRecords | None) -> float | None:
-    """The accuracy of always answering the most frequent class, or None where it cannot be told."""
-    if records is None or records.targets is None or records.targets.dtype != np.int64:
+def constant_score(records: PublicRecords | None) -> float | None:
+    """The accuracy of the most frequent class, or the mean absolute error of the median; None where it is unknown."""
+    if records is None or records.targets is None:
         return None
-    return float(np.bincount(records.targets).max() / len(records.targets))
+    if records.targets.dtype == np.int64:
+        return float(np.bincount(records.targets).max() / len(records.targets))
+    values = records.targets.astype(np.float64)
+    return float(np.abs(values - np.median(values, axis=0)).mean())

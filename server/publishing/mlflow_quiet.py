@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from models.text import printable
 from server.errors import RegistryError
 from server.publishing.registry_place import Place
 
@@ -21,6 +22,7 @@ _LONGEST = 300
 _DRIVER = re.compile(r"\((?:sqlite3|psycopg\w*)\.[\w.]+\) ([^\n]*)")
 # A registry that is down should be an error in seconds: MLflow's own settings are two minutes and seven tries.
 _ENVIRONMENT = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -96,5 +98,4 @@ def _said(error: Exception) -> str:
     text = str(error)
     cause = _DRIVER.search(text)
     line = cause[1] if cause else (text.splitlines() or [""])[0].partition(" with exception ")[0]
-    shown = "".join(character if character.isprintable() else " " for character in line)[:_LONGEST]
-    return shown.rstrip(". ") or type(error).__name__
+    return printable(line, _LONGEST).rstrip(". ") or type(error).__name__

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,12 @@ from models.bundle import Bundle
 from models.errors import BundleError
 from server.errors import PublishError, RegistryError
 from server.publishing import registry_files
+from server.publishing.check import Check
 from server.publishing.registry import Registry
 
 CHAMPION = "champion"
 TOLERANCE = 0.005
 MOST_HISTORY = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One rule, and whether a version keeps it."""
-
-    name: str
-    passed: bool
-    detail: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
-        return {"name": self.name, "passed": self.passed, "detail": self.detail}
 
 
 def promote(
@@ -58,7 +45,7 @@ def promote(
 
     Returns:
         ``name``, ``version``, ``alias``, ``previous`` (a number or None), ``digest``, ``checks`` (as
-        :class:`Check`) and ``forced`` (whether a rule was broken).
+        :class:`server.publishing.check.Check`) and ``forced`` (whether a rule was broken).
 
     Raises:
         PublishError: it breaks a rule; every reason is given.

@@ -8,7 +8,7 @@ this machine has registered (by name and file; their content is not read).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class PublicData:
 
 
 def public_data(
-    settings: DataSettings, signature: Signature, *, simulated: bool, calibration: str | None = None, seed: int = 0
+    settings: DataSettings, signature: Signature, *, simulated: bool, calibration: str | None = None
 ) -> PublicData:
     """Return the public records of a run.
 
@@ -48,17 +48,19 @@ def public_data(
         signature: the model's.
         simulated: whether the run was a simulation, whose own sources are then private.
         calibration: a public source to calibrate and distil with (a path, or ``sklearn:NAME``).
-        seed: of made-up records.
 
     Raises:
         PrivateDataRefused: what was named is known to be private.
         DataError: a source cannot be read.
         PublishError: a source is empty.
     """
+    private = dict(_trained_on(settings)) if simulated else {}
+    if settings.test is not None and settings.test.path is not None:
+        _refuse_known("data.test.path", settings.test.path, private)
     test = prepare_simulated_test(settings) if simulated else prepare_test(settings)
     origin, source = _described(settings)
     if calibration is not None:
-        given = _declared_file(settings, calibration, simulated=simulated)
+        given = _declared_file(settings, calibration, private)
         if test is None:
             return PublicData(calibration=given, evaluation=None)
         seen = {row.tobytes() for row in given.inputs}
@@ -68,7 +70,7 @@ def public_data(
         )
     ours = np.zeros(0, np.bool_) if test is None else _every_third(test)
     if test is None or ours.all():
-        made_up = PublicRecords.synthetic(signature, records=SYNTHETIC, seed=seed)
+        made_up = PublicRecords.synthetic(signature, records=SYNTHETIC, seed=0)
         return PublicData(calibration=made_up, evaluation=None if test is None else _records(test, origin, source))
     return PublicData(
         calibration=_records(test, origin, f"{source}, every third record", which=ours),
@@ -104,22 +106,27 @@ def _records(
     return PublicRecords.declared(prepared.inputs[rows], prepared.targets[rows], origin=origin, source=source[:200])
 
 
-def _declared_file(settings: DataSettings, given: str, *, simulated: bool) -> PublicRecords:
+def _refuse_known(field: str, given: str, private: Mapping[str, str]) -> None:
+    """Refuse a source that is known to be private: by its place, so that nothing of it is read."""
+    places = {name: _place(known) for name, known in private.items()} | registered_sources()
+    for name, known in {} if given.startswith(PREFIX) else places.items():
+        if _same(_place(given), known):
+            raise PrivateDataRefused(
+                f"{field} = {given}: is the private source {name}; compression costs no privacy because it sees "
+                "public or synthetic records alone: name a public source, or leave it out"
+            )
+
+
+def _declared_file(settings: DataSettings, given: str, private: Mapping[str, str]) -> PublicRecords:
     """A source that the publisher says is public, unless it is known not to be."""
     if given.startswith(PREFIX):
         return _records(_read(settings, given), "bundled", given)
+    _refuse_known("calibration", given, private)
     path = Path(given).expanduser()
-    private = dict(_trained_on(settings)) if simulated else {}
-    for name, known in {**private, **registered_sources()}.items():
-        if _same(path, known):
-            raise PrivateDataRefused(
-                f"calibration = {given}: is the private source {name}; compression costs no privacy because it sees "
-                "public or synthetic records alone: name a public source, or leave it out"
-            )
     prepared = _read(settings, str(path.resolve()))
     mine = set(prepared.keys)
     for name, known in private.items():
-        shared = mine.intersection(_read(settings, str(known)).keys)
+        shared = mine.intersection(_read(settings, known).keys)
         if len(shared) > OVERLAP * len(mine):
             raise PrivateDataRefused(
                 f"calibration = {given}: more than half of its records are those of the private source {name}; name a "
@@ -137,12 +144,17 @@ def _read(settings: DataSettings, path: str) -> Prepared:
     return prepared
 
 
-def _trained_on(settings: DataSettings) -> Iterator[tuple[str, Path]]:
+def _trained_on(settings: DataSettings) -> Iterator[tuple[str, str]]:
     """The sources that a simulation trained on, bundled public sets left out."""
     named = {"data.path": settings.path} | {f"data.departments.{k}": v for k, v in (settings.departments or {}).items()}
     for field, path in named.items():
-        if path is not None and not path.startswith((PREFIX, "hf:")):
-            yield field, Path(path)
+        if path is not None and not path.startswith(PREFIX):
+            yield field, path
+
+
+def _place(source: str) -> Path:
+    """Where a source lies."""
+    return Path(source.removeprefix("hf:")).expanduser()
 
 
 def _same(path: Path, known: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def publish_run(
     # Before the work, so that an unreachable registry costs nobody's time.
     store = Registry.at(registry, artifacts=artifacts, keys=[key.public])
     store.ready()
+    rounds = directory.metrics()
     draft = make(
         directory,
         key,
@@ -62,7 +64,11 @@ def publish_run(
     if draft.bundle is not None:
         watch("registering the version, and reading it back")
         bundle = verify(draft.bundle, [key.public])
-        result["version"] = store.publish(draft.bundle, bundle, run_metrics=directory.metrics())
+        try:
+            result["version"] = store.publish(draft.bundle, bundle, run_metrics=rounds)
+        except BaseException:
+            shutil.rmtree(draft.bundle, ignore_errors=True)  # a publication is made whole, or leaves nothing
+            raise
         result["aliases"], result["not_promoted"] = _aliases(store, draft.name, result["version"], settings)
     return result, draft
 
@@ -73,7 +79,7 @@ def _aliases(store: Registry, name: str, version: int, settings: PublishSettings
     if not settings.promote:
         return [CANDIDATE], []
     try:
-        promote(store, name, version, alias=CHAMPION, tolerance=settings.tolerance)
+        promote(store, name, version, alias=CHAMPION)
     except PublishError as error:
         return [CANDIDATE], [str(error)]
     return [CANDIDATE, CHAMPION], []

@@ -58,7 +58,6 @@ class Registry:
         folder: Path,
         bundle: Bundle,
         *,
-        tags: Mapping[str, str] | None = None,
         run_metrics: Sequence[Mapping[str, Any]] = (),
     ) -> int:
         """Register a signed bundle, and return its version's number; a bundle that is there already keeps its own.
@@ -69,7 +68,6 @@ class Registry:
         Args:
             folder: the bundle's folder.
             bundle: the same, verified.
-            tags: what else the version is to say.
             run_metrics: lines of the run's ``metrics.jsonl``.
 
         Raises:
@@ -91,7 +89,7 @@ class Registry:
             where = registry_files.location(self.place, client, name, run_id)
             registry_files.upload(self.place, where, folder)
             self._check_upload(where, bundle)
-            return self._create_version(client, bundle, run_id, where, tags or {})
+            return self._create_version(client, bundle, run_id, where)
         except BaseException:
             # Whatever it was, and even if the registry no longer answers, no version was made.
             with contextlib.suppress(RegistryError), asking(self.place):
@@ -173,12 +171,6 @@ class Registry:
         """Return the version that an alias means, or None."""
         return self._aliases(name).get(_checked_alias(alias))
 
-    def delete_alias(self, name: str, alias: str) -> None:
-        """Let an alias mean nothing; raises :class:`RegistryError` where it does not mean anything."""
-        self._resolved(name, self._aliases(name), alias)
-        with self.place.locked(), asking(self.place):
-            self._client.delete_registered_model_alias(name, alias)
-
     def note(self, name: str, key: str) -> str | None:
         """Return what was noted of a model under a key; whoever writes to the registry could have noted it."""
         value = self._model(name).tags.get(OURS + key)
@@ -242,9 +234,7 @@ class Registry:
         if got.digest != bundle.digest:
             raise RegistryError(f"{self.place.shown}: gives back another bundle than was uploaded; publish again")
 
-    def _create_version(
-        self, client: MlflowClient, bundle: Bundle, run_id: str, where: str, tags: Mapping[str, str]
-    ) -> int:
+    def _create_version(self, client: MlflowClient, bundle: Bundle, run_id: str, where: str) -> int:
         """Make the version of an uploaded bundle: the moment at which it is published."""
         ours = {
             "digest": bundle.digest,
@@ -258,10 +248,7 @@ class Registry:
                 bundle.name,
                 where,
                 run_id,
-                tags={
-                    **{str(key): str(value) for key, value in tags.items()},
-                    **{OURS + key: value for key, value in ours.items()},
-                },
+                tags={OURS + key: value for key, value in ours.items()},
                 description=bundle.parts.description,
                 await_creation_for=0,
             )

@@ -103,7 +103,9 @@ class Place:
                 pass
             engine.dispose()
         except ImportError as error:
-            raise RegistryError(f"{self.shown}: needs the package {error.name}; pip install psycopg2-binary") from None
+            raise RegistryError(
+                f"{self.shown}: needs the package {error.name}; pip install '{error.name}[binary]'"
+            ) from None
         except sqlalchemy.exc.SQLAlchemyError as error:
             # Its text may hold the password.
             raise RegistryError(
@@ -123,8 +125,8 @@ def place(url: str, artifacts: str | None = None) -> Place:
         RegistryError: an unknown scheme, or ``artifacts`` is missing or of no use.
     """
     scheme = _scheme(url)
-    if not url or "\0" in url:
-        raise RegistryError(f"registry {url!r}: give {_SCHEMES}")
+    if not url or "\0" in url or not _is_url(url):
+        raise RegistryError(f"registry {_without_password(url)!r}: give {_SCHEMES}")
     if artifacts is not None and _scheme(artifacts) in ("", "file"):
         artifacts = str(_path(artifacts))
     if scheme in ("", "file", "sqlite"):
@@ -147,6 +149,14 @@ def place(url: str, artifacts: str | None = None) -> Place:
             )
         return Place(url=url, shown=_without_password(url), database=None, artifacts=artifacts)
     raise RegistryError(f"registry {_without_password(url)}: unknown scheme {scheme!r}; give {_SCHEMES}")
+
+
+def _is_url(url: str) -> bool:
+    """Whether what looks like a URL can be taken apart."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return not _scheme(url)
 
 
 def _scheme(url: str) -> str:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from models.text import printable
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 ALIAS = re.compile(r"(?!latest\Z|[vV][0-9]+\Z)[A-Za-z][A-Za-z0-9_-]{0,63}")
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -26,8 +28,8 @@ class Version:
         aliases: what else it is called, sorted.
         digest: the bundle's, 64 hexadecimal digits.
         run: the run that trained it.
-        created: when it was registered, UTC, ISO.
-        tags: what the publisher said of it.
+        created: when it was registered, UTC, ISO; "unknown" where the registry says no time.
+        tags: what anybody else said of it.
         description: for people.
         mlflow_run: the MLflow run that holds its figures and files.
     """
@@ -49,7 +51,7 @@ class Version:
 
 def is_ours(given: Any) -> bool:
     """Whether MLflow's model version says that Confide published it."""
-    return bool(_DIGEST.fullmatch(given.tags.get(f"{OURS}digest", "")) and NUMBER.fullmatch(str(given.version)))
+    return bool(_DIGEST.fullmatch(str(given.tags.get(f"{OURS}digest"))) and NUMBER.fullmatch(str(given.version)))
 
 
 def read_version(given: Any, aliases: Mapping[str, int]) -> Version:
@@ -61,13 +63,21 @@ def read_version(given: Any, aliases: Mapping[str, int]) -> Version:
         aliases=tuple(sorted(alias for alias, meant in aliases.items() if meant == number)),
         digest=given.tags[f"{OURS}digest"],
         run=_plain(given.tags.get(f"{OURS}run", "")),
-        created=datetime.fromtimestamp(int(given.creation_timestamp) / 1000, UTC).isoformat(timespec="seconds"),
+        created=_time(given.creation_timestamp),
         tags={_plain(key): _plain(value) for key, value in sorted(given.tags.items()) if not key.startswith(OURS)},
         description=_plain(given.description or ""),
         mlflow_run=str(given.run_id or ""),
     )
 
 
+def _time(milliseconds: Any) -> str:
+    """A time as ISO has it; "unknown" where it is none."""
+    try:
+        return datetime.fromtimestamp(int(milliseconds) / 1000, UTC).isoformat(timespec="seconds")
+    except (TypeError, ValueError, OverflowError, OSError):
+        return "unknown"
+
+
 def _plain(text: object) -> str:
     """Printable text of a sane length."""
-    return "".join(character if character.isprintable() else " " for character in str(text))[:_LONGEST]
+    return printable(text, _LONGEST)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from models.bundle import Bundle
+from models.strict_json import is_number
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,10 +67,10 @@ def _figures(row: Mapping[str, Any]) -> Iterator[tuple[str, float, int, int]]:
     for part in ("test", "validation"):
         values = row.get(part)
         for name, value in sorted(values.items()) if isinstance(values, Mapping) else ():
-            if _is_figure(value):
+            if is_number(value):
                 yield f"{part}.{_key(name)}", float(value), when, step
     spent = row.get("epsilon_rdp")
-    largest = [value for value in spent.values() if _is_figure(value)] if isinstance(spent, Mapping) else []
+    largest = [value for value in spent.values() if is_number(value)] if isinstance(spent, Mapping) else []
     if largest:
         yield "epsilon_rdp.largest", float(max(largest)), when, step
 
@@ -87,11 +87,6 @@ def _measured(bundle: Bundle) -> Iterator[tuple[str, float]]:
 def _key(name: object) -> str:
     """A name as MLflow takes it."""
     return re.sub(r"[^A-Za-z0-9_. -]", "-", str(name))[:100]
-
-
-def _is_figure(value: object) -> bool:
-    """True for finite numbers that are not truth values."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _milliseconds(time: object) -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from models.errors import ModelError
 from models.inputs.errors import DataError
 from models.inputs.requests import Requests
+from models.onnx_session import INPUT, OUTPUT, open_session
 from models.reference import read_reference
 from server.errors import ServerError, ServingError
 from server.serving.drift import Drift, DriftSettings
@@ -99,7 +100,7 @@ class ActiveModel:
         quantised model scales by the batch, and one caller's records would change another's answers.
         """
         rows = [
-            self._session.run(["scores"], {"records": inputs[at : at + self._chunk]})[0]
+            self._session.run([OUTPUT], {INPUT: inputs[at : at + self._chunk]})[0]
             for at in range(0, len(inputs), self._chunk)
         ]
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
@@ -137,20 +138,14 @@ class ActiveModel:
 def _session(content: bytes, what: str) -> Any:
     """Return an ONNX Runtime session of verified bytes."""
     try:
-        import onnxruntime as ort  # noqa: PLC0415  (an extra)
+        session = open_session(content)
     except ImportError:
         raise ServingError("serving needs ONNX Runtime: pip install 'confide[serve]'") from None
-    options = ort.SessionOptions()
-    # One thread a request: requests run beside each other, and answer in a time that does not depend on it.
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # its messages may quote what a request holds
-    try:
-        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  # ONNX Runtime's own exceptions share no other base
         raise ServingError(f"{what}: ONNX Runtime cannot load it ({type(error).__name__}); publish it again") from None
     given, returned = [[each.name for each in ends] for ends in (session.get_inputs(), session.get_outputs())]
-    if given != ["records"] or returned != ["scores"]:
-        raise ServingError(f"{what}: takes {given} and returns {returned}, not records and scores; publish it again")
+    if given != [INPUT] or returned != [OUTPUT]:
+        raise ServingError(f"{what}: takes {given} and returns {returned}, not {INPUT} and {OUTPUT}; publish it again")
     return session
 
 
