@@ -26,7 +26,7 @@ Which = Annotated[str, typer.Argument(help="NAME@ALIAS, NAME/VERSION, NAME (its 
 Name = Annotated[str, typer.Argument(help="The model's name.")]
 Where = Annotated[
     str | None,
-    typer.Option("--registry", envvar="CONFIDE_REGISTRY", help="The registry; by default the one of this machine."),
+    typer.Option("--registry", envvar="CONFIDE_REGISTRY", help="The registry; by default the one last published to."),
 ]
 Artifacts = Annotated[
     str | None,
@@ -262,10 +262,12 @@ def _registry(url: str | None, artifacts: str | None, keys: list[str] | None, *,
     """The registry, and whose signatures are believed; a list believes nobody."""
     from server.publishing.registry import Registry
     from server.publishing.signing import trusted
+    from server.publishing.usual import usual
 
     believed = trusted(keys or ()) if keys or not listing else []
     with console.status("opening the registry"):
-        return Registry.at(url or str(room("registry")), artifacts=artifacts, keys=believed)
+        where = usual(url, artifacts)
+        return Registry.at(where.registry, artifacts=where.artifacts, keys=believed)
 
 
 def _fetched(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,6 @@ from rich.table import Table
 
 from server.place import runs_directory
 from strategies.console import check_writable, console, output, save_json
-from strategies.home import room
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 def publish(
     run: Annotated[str, typer.Argument(help="A finished run's name, the beginning of it, or its folder.")],
     to: Annotated[
-        str | None, typer.Option(help="The registry: a folder, sqlite://, postgresql:// or an MLflow server.")
+        str | None, typer.Option(help="The registry: a folder, sqlite://, postgresql://, or an MLflow server.")
     ] = None,
     artifacts: Annotated[
         str | None,
@@ -60,6 +58,7 @@ def publish(
     from server.publishing.draft import read_run
     from server.publishing.publish import publish_run
     from server.publishing.signing import signer
+    from server.publishing.usual import remember, usual
     from server.runs import find
 
     check_writable(json)
@@ -77,12 +76,13 @@ def publish(
     # More threads than cores that are free make small models slower, not faster.
     torch.set_num_threads(stored.performance.threads)
     governance = here()
+    where = usual(settings.to, artifacts)
     with console.status("publishing") as status:
         result, draft = publish_run(
             directory,
             settings,
-            registry=settings.to or os.environ.get("CONFIDE_REGISTRY") or str(room("registry")),
-            artifacts=artifacts,
+            registry=where.registry,
+            artifacts=where.artifacts,
             evidence=evidence,
             calibration=calibration,
             key=signer(signing_key),
@@ -90,6 +90,8 @@ def publish(
             without_privacy=without_privacy,
             watch=lambda text: status.update(escape(text)),
         )
+    if result["version"] is not None:
+        remember(where)
     show(result, draft)
     if json is not None:
         save_json(json, result)

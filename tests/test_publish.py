@@ -31,6 +31,7 @@ from server.publishing import draft
 from server.publishing.publish import publish_run
 from server.publishing.registry import Registry
 from server.publishing.signing import signer, trusted
+from server.publishing.usual import Where, remember, usual
 from server.runs import RunDirectory
 from simulations.departments import bench
 from simulations.simulate import Simulation
@@ -132,7 +133,7 @@ def test_from_a_run_to_a_version(directory: RunDirectory, tmp_path: Path) -> Non
     bundle = verify(Path(said["bundle"]), trusted())
     assert bundle.digest == said["digest"]
     for one in said["variants"]:
-        assert len(bundle.read(one["file"])) == one["bytes"]
+        assert len(bundle.read(one["file"])) == Path(one["path"]).stat().st_size == one["bytes"]
     assert bundle.privacy["mode"] == "local"
     assert (bundle.lineage["run"], bundle.lineage["rounds"]) == ("toy-1", 3)
     assert bundle.lineage["calibration"]["origin"] == "test set"
@@ -272,7 +273,6 @@ def test_the_commands(
     directory: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     registry, result = tmp_path / "registry", tmp_path / "published.json"
-    monkeypatch.setenv("CONFIDE_REGISTRY", str(registry))
 
     def said(*arguments: object) -> Any:
         code, out, err = command(monkeypatch, capfd, [*arguments, "--json"])
@@ -347,6 +347,25 @@ def test_mistakes_are_one_clear_line(
     assert named in " ".join(err.split()), err
     assert "Traceback" not in err
     assert not (directory.path / draft.BUNDLES).exists() or not list((directory.path / draft.BUNDLES).iterdir())
+
+
+def test_which_registry_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONFIDE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert usual(None, None) == Where(registry=str(tmp_path / "home" / "registry"), artifacts=None)
+    remember(Where(registry="models", artifacts=None))
+    assert usual(None, None).registry == str(tmp_path / "models")
+    remember(Where(registry="postgresql://me:secret@db/models", artifacts="s3://models"))
+    file = tmp_path / "home" / "publisher" / "registry.json"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert usual(None, None).artifacts == "s3://models"
+    assert usual("other", None) == Where(registry="other", artifacts=None)
+    monkeypatch.setenv("CONFIDE_REGISTRY", "sqlite:///env.db")
+    assert usual(None, None) == Where(registry="sqlite:///env.db", artifacts=None)
+    monkeypatch.delenv("CONFIDE_REGISTRY")
+    for rubbish in ("", "[]", '{"registry": 3}', '{"registry": "a", "artifacts": 3}'):
+        file.write_text(rubbish)
+        assert usual(None, None).registry == str(tmp_path / "home" / "registry")
 
 
 def test_settings_of_the_run_file_are_checked_before_anything_is_done(directory: RunDirectory) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import verify
+from models.compress.measure import Measured
 from server.errors import PublishError
 from server.publishing.draft import Draft, Watch, make
 from server.publishing.promotion import CHAMPION, promote
@@ -60,7 +61,7 @@ def publish_run(
         without_privacy=without_privacy,
         watch=watch,
     )
-    result = _reported(draft, key, registry)
+    result = _reported(draft, key, store.place.shown)
     if draft.bundle is not None:
         watch("registering the version, and reading it back")
         bundle = verify(draft.bundle, [key.public])
@@ -95,7 +96,7 @@ def _reported(draft: Draft, key: Signer, registry: str) -> dict[str, Any]:
         "digest": draft.digest,
         "registry": registry,
         "gates": [gate.to_dict() for gate in draft.gates],
-        "variants": [] if compressed is None else [one.to_dict() for one in compressed.kept],
+        "variants": [] if compressed is None else [_variant(one, draft.bundle) for one in compressed.kept],
         "dropped": [] if compressed is None else [one.to_dict() for one in compressed.dropped],
         "aliases": [],
         "not_promoted": [],
@@ -103,3 +104,9 @@ def _reported(draft: Draft, key: Signer, registry: str) -> dict[str, Any]:
         "fingerprint": key.fingerprint,
         "signed_by": key.whose,
     }
+
+
+def _variant(measured: Measured, bundle: Path | None) -> dict[str, Any]:
+    """A variant, and where its file lies."""
+    path = None if bundle is None or measured.file is None else str(bundle / measured.file)
+    return measured.to_dict() | {"path": path}
