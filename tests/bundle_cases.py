@@ -79,6 +79,7 @@ def write_bundle(
     bias: Sequence[float] = (0.0, 0.0),
     privacy: dict[str, Any] | None = None,
     gates: Sequence[dict[str, Any]] = ({"name": "finished", "passed": True, "detail": "10 of 10 rounds"},),
+    measured_on: str = "ef" * 32,
 ) -> Path:
     """Write a bundle's files, unsigned."""
     signature = DataSettings.model_validate(DATA).signature().to_dict()
@@ -120,6 +121,7 @@ def write_bundle(
         "evaluation.json": {
             "records": 400,
             "source": "test set",
+            "digest": measured_on,
             "metric": "accuracy",
             "scores": {"accuracy": accuracy},
             "variants": [variant | {"kept": True, "reason": ""}],

@@ -194,6 +194,12 @@ def test_other_records_are_another_model(tmp_path: Path, monkeypatch: pytest.Mon
     assert [check.name for check in rules(candidate, champion) if not check.passed] == ["schema"]
 
 
+def test_scores_on_other_records_are_not_compared(tmp_path: Path) -> None:
+    champion = sealed(tmp_path / "a")
+    candidate = sealed(tmp_path / "b", accuracy=0.99, measured_on="00" * 32)
+    assert [check.name for check in rules(candidate, champion) if not check.passed] == ["score"]
+
+
 def test_no_gates_are_not_passed_gates(tmp_path: Path) -> None:
     for k, gates in enumerate(([], [{"name": "x"}], [{"name": "x", "passed": "yes"}], ["x"])):
         candidate = sealed(tmp_path / str(k), gates=gates)

@@ -213,6 +213,7 @@ class Parts:
             "metric": document["variants"][0]["metric"],
             "records": 0 if data.evaluation is None else len(data.evaluation.inputs),
             "source": None if data.evaluation is None else data.evaluation.source,
+            "digest": None if data.evaluation is None else data.evaluation.digest,
             "run": manifest["metrics"],
             "variants": [one.to_dict() for one in compressed.kept],
             "dropped": [one.to_dict() for one in compressed.dropped],

@@ -151,6 +151,9 @@ def _compared(candidate: Bundle, champion: Bundle | None, tolerance: float) -> I
         yield Check(name="score", passed=True, detail="the present version was not measured")
     elif new.metric != old.metric or new.score is None:
         yield Check(name="score", passed=False, detail=f"{old.metric} was not measured; name a test set and publish")
+    elif candidate.evaluation.get("digest") != champion.evaluation.get("digest"):
+        detail = "measured on other public records than the present version's; compare the two, then force it"
+        yield Check(name="score", passed=False, detail=detail)
     else:
         worst = old.score - tolerance if old.metric == "accuracy" else old.score * (1 + tolerance)
         passed = new.score >= worst if old.metric == "accuracy" else new.score <= worst
