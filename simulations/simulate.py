@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,8 +106,14 @@ def run_baselines(settings: RunSettings, bench: Bench, folder: Path, watch: Watc
 
     All of it is simulation: on a public copy, or on data the researcher may see anyway.
     """
-    # What is compared is the model: nothing of a baseline leaves this process, sealed or not.
+    # What is compared is the model: nothing of a baseline leaves this process, so nobody needs a warning.
     settings = settings.model_copy(update={"secagg": settings.secagg.model_copy(update={"mode": "clear"})})
+    with _quiet():
+        return _baselines(settings, bench, folder, watch)
+
+
+def _baselines(settings: RunSettings, bench: Bench, folder: Path, watch: Watcher) -> dict[str, Any]:
+    """As :func:`run_baselines`."""
     task = task_of(settings)
     model = model_of(settings, seed=settings.seed or 0)
     scores: dict[str, Any] = {"untrained": score(model, task, bench)}
@@ -118,6 +126,18 @@ def run_baselines(settings: RunSettings, bench: Bench, folder: Path, watch: Watc
         own = settings.model_copy(update={"privacy": quiet, "strategy": lone})
         scores["alone"].append(_one(own, alone, folder, f"alone-{number:03d}-{name}", watch, measured=bench))
     return scores
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings of a coordinator's, for a while."""
+    logger = logging.getLogger("confide.server")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _without_privacy(settings: RunSettings, bench: Bench, folder: Path, watch: Watcher) -> dict[str, float]:
