@@ -1,4 +1,4 @@
-# make demo   a real federation on this machine, about three minutes after installation
+# make demo   a real federation on this machine, about four minutes after installation
 # make test   every test; make check: lint, types and the fast tests
 PYTHON ?= python3
 VENV := .venv

@@ -27,6 +27,10 @@ _NOT_PROVEN: Final = (
     "It rests on each department's machine having run this software unchanged. The declared size of a data set is "
     "taken at its word.",
 )
+_NOT_PROVEN_OF_A_SIMULATION: Final = (
+    "Anything about a federation: no department's machine took part, nothing was sealed, and no ledger was kept.",
+    _NOT_PROVEN[1],
+)
 
 
 def card(
@@ -59,10 +63,10 @@ def card(
         "lineage": dict(lineage),
     }
     parts = [
-        _head(document),
+        _head(document, lineage),
         ("Intended use", [table["intended_use"], "", *_bullets(table["limits"])]),
         ("Data", _data(document)),
-        ("Privacy", _privacy(privacy)),
+        ("Privacy", _privacy(privacy, simulated=_simulated(lineage))),
         ("Evaluation", _evaluation(document, evaluation)),
         ("How to use it", _usage(document)),
         ("Where it comes from", _lineage(lineage)),
@@ -87,14 +91,22 @@ def plain(value: object) -> str:
     return escaped.replace("://", ":\\/\\/").strip()
 
 
-def _head(document: Mapping[str, Any]) -> tuple[str, list[str]]:
+def _simulated(lineage: Mapping[str, Any]) -> bool:
+    """Whether one process held all departments' records."""
+    return lineage.get("engine") == "simulation"
+
+
+def _head(document: Mapping[str, Any], lineage: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Title, description and what kind of model it is."""
     kind, outputs = document["signature"]["kind"], document["signature"]["outputs"]
     answer = f"one of {outputs} classes" if document["signature"]["target"] == "classes" else "a value"
+    whose = "departments that kept their records to themselves"
+    if _simulated(lineage):
+        whose = "departments that were simulated: one process held all of their records"
     lines = [plain(document["description"]), ""] if document["description"] else []
     lines.append(
         f"A `{_code(document['model']['name'])}` that takes {_article(kind)} and gives {answer}; trained by the run "
-        f"`{_code(document['run'])}` of departments that kept their records to themselves, "
+        f"`{_code(document['run'])}` of {whose}, "
         f"published {plain(document['created'])}."
     )
     return plain(document["name"]), lines
@@ -142,7 +154,7 @@ def _data(document: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _privacy(privacy: Mapping[str, Any]) -> list[str]:
+def _privacy(privacy: Mapping[str, Any], *, simulated: bool) -> list[str]:
     """The privacy label in words, and what it does not mean."""
     if privacy.get("mode") in (None, "off"):
         return [f"**None.** {plain(privacy.get('statement') or 'trained WITHOUT differential privacy')}"]
@@ -157,10 +169,12 @@ def _privacy(privacy: Mapping[str, Any]) -> list[str]:
         "|---|---|---|",
     ]
     for spent in privacy.get("departments") or []:
-        figure = next((spent[field] for field in _SPENT if is_number(spent.get(field))), None)
-        shown = "unknown" if figure is None else f"{figure:.3g}"
+        # The largest of all accountants is the one that meets a target, and the one that is quoted.
+        figure = max((spent[field] for field in _SPENT if is_number(spent.get(field))), default=None)
+        shown = "unknown" if figure is None else f"{figure:.3f}"
         lines += [f"| {plain(spent.get('department', '?'))} | {shown} | {plain(privacy.get('delta', '?'))} |"]
-    return [*lines, "", "What this does not prove:", "", *_bullets(_NOT_PROVEN)]
+    unproven = _NOT_PROVEN_OF_A_SIMULATION if simulated else _NOT_PROVEN
+    return [*lines, "", "What this does not prove:", "", *_bullets(unproven)]
 
 
 def _evaluation(document: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str]:

@@ -127,6 +127,11 @@ def verify(envelope: bytes, keys: Sequence[bytes], *, payload_type: str = IN_TOT
         None,
     )
     if signer is None:
+        if any(claimed in trusted for claimed, _ in found.signatures):
+            raise BundleError(
+                "envelope: no good signature by a trusted key: one in its name does not hold, so what was signed "
+                "has been changed; get it again"
+            )
         claims = ", ".join(sorted({_claim(claimed) for claimed, _ in found.signatures}))
         wanted = " or ".join(sorted(trusted))
         raise BundleError(

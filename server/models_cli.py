@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,10 +56,11 @@ def list_models(
     if json:
         print_json(rows)
         return
-    table = Table("model", "version", "aliases", "created", "run", "digest")
+    table = Table("model", "version", "aliases", "created")
+    table.add_column("run", overflow="fold")  # it is copied into other commands
     for row in rows:
         aliases = ", ".join(row["aliases"])
-        cells = (row["name"], row["version"], aliases, row["created"][:16], row["run"], row["digest"][:12])
+        cells = (row["name"], row["version"], aliases, row["created"][:16], row["run"])
         table.add_row(*(escape(str(cell)) for cell in cells))
     output.print(table)
 
@@ -68,10 +70,14 @@ def show(
     which: Which, registry: Where = None, artifacts: Artifacts = None, keys: Keys = None, json: Json = False
 ) -> None:
     """Show a version's card, after its signature has been verified."""
-    _, bundle = _fetched(which, registry, artifacts, keys)
+    version, bundle = _fetched(which, registry, artifacts, keys)
+    found = _found(version, bundle)
     if json:
-        print_json(dict(bundle.document) | {"privacy": bundle.privacy, "evaluation": bundle.evaluation})
+        print_json(
+            dict(bundle.document) | {"privacy": bundle.privacy, "evaluation": bundle.evaluation, "verified": found}
+        )
         return
+    output.print(_said(found), soft_wrap=True)
     from rich.markdown import Markdown
 
     output.print(Markdown(bundle.read("card.md").decode()))
@@ -85,26 +91,20 @@ def verify(
     from models.errors import BundleError
 
     try:
-        version, bundle = _fetched(which, registry, artifacts, keys)
+        # What is in the registry is what is asked about, not what was fetched from it before.
+        with tempfile.TemporaryDirectory(prefix="confide-verify-") as scratch:
+            version, bundle = _fetched(which, registry, artifacts, keys, into=Path(scratch))
     except BundleError as error:
         if json:
             print_json({"verified": False, "problem": str(error)})
         else:
             output.print(f"[red]NOT verified:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from None
-    found = {
-        "verified": True,
-        "name": bundle.name,
-        "version": None if version is None else version.version,
-        "digest": bundle.digest,
-        "key": bundle.key.hex(),
-        "bundle": str(bundle.folder),
-        "files": len(bundle.files),
-    }
+    found = _found(version, bundle)
     if json:
         print_json(found)
     else:
-        output.print(f"verified: {escape(bundle.name)}, {len(bundle.files)} files, signed by {bundle.key.hex()}")
+        output.print(_said(found), soft_wrap=True)
 
 
 @models_app.command(epilog="Example: confide models promote digits-cnn/3")
@@ -245,8 +245,10 @@ def _say(moved: dict[str, Any], json: bool) -> None:
     if json:
         print_json(moved)
     else:
-        before = moved["previous"] or "none"
-        output.print(f"{escape(moved['name'])}@{moved['alias']}: version {moved['version']}, before: {before}")
+        before = "none before, or this one" if moved["previous"] is None else f"before: {moved['previous']}"
+        output.print(f"{escape(moved['name'])}@{moved['alias']}: version {moved['version']}, {before}")
+        for check in moved.get("checks", ()):
+            output.print(escape(f"  {check['name']}: {check['detail']}"), soft_wrap=True)
 
 
 def _named(which: str) -> tuple[str, str]:
@@ -270,12 +272,38 @@ def _registry(url: str | None, artifacts: str | None, keys: list[str] | None, *,
         return Registry.at(where.registry, artifacts=where.artifacts, keys=believed)
 
 
+def _found(version: Version | None, bundle: Bundle) -> dict[str, Any]:
+    """Which version a verified bundle is, and whose; ``bundle`` is its folder where the caller named one."""
+    from models.dsse import keyid
+
+    return {
+        "verified": True,
+        "name": bundle.name,
+        "version": None if version is None else version.version,
+        "aliases": [] if version is None else list(version.aliases),
+        "digest": bundle.digest,
+        "key": bundle.key.hex(),
+        "keyid": keyid(bundle.key),
+        "bundle": str(bundle.folder) if version is None else None,
+        "files": len(bundle.files),
+    }
+
+
+def _said(found: dict[str, Any]) -> str:
+    """The same for people."""
+    version = "" if found["version"] is None else f" version {found['version']}"
+    aliases = "".join(f" @{alias}" for alias in found["aliases"])
+    who = f"signed by {found['key']} (key id {found['keyid'][:16]}…)"
+    return escape(f"verified: {found['name']}{version}{aliases}, {found['files']} files, {who}")
+
+
 def _fetched(
-    which: str, url: str | None, artifacts: str | None, keys: list[str] | None
+    which: str, url: str | None, artifacts: str | None, keys: list[str] | None, *, into: Path | None = None
 ) -> tuple[Version | None, Bundle]:
     """A verified bundle, of a folder or of the registry."""
     from models.bundle import STATEMENT
     from models.bundle import verify as verified
+    from models.errors import BundleError
     from server.publishing.registry_version import NAME
     from server.publishing.signing import trusted
 
@@ -283,8 +311,10 @@ def _fetched(
     # A folder here that only happens to have a model's name is not that model.
     if folder.is_dir() and (not NAME.fullmatch(which) or (folder / STATEMENT).exists()):
         return None, verified(folder, trusted(keys or ()))
+    if which.startswith(("/", ".", "~")):
+        raise BundleError(f"{which}: no such folder; name a bundle's, or NAME@ALIAS of the registry")
     name, spec = _named(which)
-    return _registry(url, artifacts, keys).fetch(name, spec, into=room("models"))
+    return _registry(url, artifacts, keys).fetch(name, spec, into=into or room("models"))
 
 
 def _token(file: Path) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from server.place import runs_directory
 from strategies.console import check_writable, console, output, save_json
@@ -109,9 +109,9 @@ def _wanted(stored: dict[str, Any], given: dict[str, Any]) -> PublishSettings:
 
 def show(result: dict[str, Any], draft: Draft) -> None:
     """The tables: gates, variants, and where the version is."""
-    table = Table("gate", "", "what was found")
+    table = Table("gate", "passed", "what was found")
     for gate in result["gates"]:
-        table.add_row(gate["name"], "[green]pass[/]" if gate["passed"] else "[red]FAIL[/]", escape(gate["detail"]))
+        table.add_row(gate["name"], "[green]yes[/]" if gate["passed"] else "[red]NO[/]", escape(gate["detail"]))
     output.print(table)
     if result["variants"]:
         show_variants(result["variants"], result["dropped"])
@@ -122,6 +122,7 @@ def show(result: dict[str, Any], draft: Draft) -> None:
     output.print(f"published [bold]{escape(result['name'])}[/] version {result['version']}{escape(aliases)}")
     for reason in result["not_promoted"]:
         output.print(f"[yellow]not promoted: {escape(reason)}[/]", soft_wrap=True)
+    output.print(escape(f"registry: {result['registry']}"), soft_wrap=True)
     output.print(escape(f"bundle: {result['bundle']}"), soft_wrap=True)
     output.print(f"signed by {escape(result['signed_by'])}, key {result['key']}", soft_wrap=True)
 
@@ -131,7 +132,13 @@ def show_variants(kept: Sequence[dict[str, Any]], dropped: Sequence[dict[str, An
     # What accuracy cannot tell, agreement with the uncompressed model does.
     measured = kept[0]["score"] is not None
     table = Table(
-        "variant", "KiB", "ratio", kept[0]["metric"] if measured else "agreement", "change", "ms, 1", "ms, 32"
+        Column("variant", overflow="fold"),
+        "KiB",
+        "ratio",
+        kept[0]["metric"] if measured else "agreement",
+        "change",
+        "ms, 1",
+        "ms, 32",
     )
     for row in (*kept, *dropped):
         table.add_row(

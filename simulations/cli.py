@@ -118,10 +118,12 @@ def show_published(published: Mapping[str, Any]) -> None:
     said = published["prediction"]
     output.print(
         f"published {published['name']} version {published['version']}, signed, verified and served: "
-        f"a picture of a {published['truth']} is a {said['prediction']} (probability {said['probability']:.2f})",
+        f"asked about a picture of {published['truth']}, it says {said['prediction']} "
+        f"(probability {said['probability']:.2f})",
         soft_wrap=True,
     )
     output.print(escape(f"bundle: {published['bundle']}"), soft_wrap=True)
+    output.print(escape(f"registry: {published['registry']}"), soft_wrap=True)
 
 
 def show_result(result: Mapping[str, Any]) -> None:

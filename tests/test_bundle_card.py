@@ -45,7 +45,7 @@ def test_a_card_says_what_the_bundle_says(bundle: Bundle) -> None:
         "Who needs a bed.",
         "a number from 0 to 100",
         "classes: no, yes",
-        "| north | 2.4 | 1e-05 |",
+        "| north | 2.900 | 1e-05 |",
         "| float32 (default) | 0.9000 |",
         "int8-static: accuracy fell by 0.02",
         "finished: passed, 10 of 10 rounds",

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_cases import DATA, PUBLIC, sealed
+from bundle_cases import DATA, KEY, PUBLIC, sealed, write_bundle
 from registry_cases import published, registry_at
 
+from models.bundle import seal, verify
 from server.errors import PublishError, RegistryError
 from server.publishing.promotion import MOST_HISTORY, promote, rollback, rules
 from server.publishing.registry import Registry
@@ -204,3 +205,15 @@ def test_no_gates_are_not_passed_gates(tmp_path: Path) -> None:
     for k, gates in enumerate(([], [{"name": "x"}], [{"name": "x", "passed": "yes"}], ["x"])):
         candidate = sealed(tmp_path / str(k), gates=gates)
         assert [check.name for check in rules(candidate, None) if not check.passed] == ["gates"]
+
+
+def test_a_simulation_does_not_follow_a_federation(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        folder = write_bundle(tmp_path / name, accuracy=0.99)
+        lineage = json.loads((folder / "lineage.json").read_text())
+        lineage["engine"] = "federation" if name == "a" else "simulation"
+        (folder / "lineage.json").write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
+        seal(folder, KEY)
+    champion, candidate = (verify(tmp_path / name, [PUBLIC]) for name in ("a", "b"))
+    assert [check.name for check in rules(candidate, champion) if not check.passed] == ["privacy"]
+    assert all(check.passed for check in rules(champion, candidate))

@@ -31,7 +31,6 @@ from server.publishing import draft
 from server.publishing.publish import publish_run
 from server.publishing.registry import Registry
 from server.publishing.signing import signer, trusted
-from server.publishing.usual import Where, remember, usual
 from server.runs import RunDirectory
 from simulations.departments import bench
 from simulations.simulate import Simulation
@@ -349,28 +348,42 @@ def test_mistakes_are_one_clear_line(
     assert not (directory.path / draft.BUNDLES).exists() or not list((directory.path / draft.BUNDLES).iterdir())
 
 
-def test_which_registry_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONFIDE_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    assert usual(None, None) == Where(registry=str(tmp_path / "home" / "registry"), artifacts=None)
-    remember(Where(registry="models", artifacts=None))
-    assert usual(None, None).registry == str(tmp_path / "models")
-    remember(Where(registry="postgresql://me:secret@db/models", artifacts="s3://models"))
-    file = tmp_path / "home" / "publisher" / "registry.json"
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert usual(None, None).artifacts == "s3://models"
-    assert usual("other", None) == Where(registry="other", artifacts=None)
-    monkeypatch.setenv("CONFIDE_REGISTRY", "sqlite:///env.db")
-    assert usual(None, None) == Where(registry="sqlite:///env.db", artifacts=None)
-    monkeypatch.delenv("CONFIDE_REGISTRY")
-    for rubbish in ("", "[]", '{"registry": 3}', '{"registry": "a", "artifacts": 3}'):
-        file.write_text(rubbish)
-        assert usual(None, None).registry == str(tmp_path / "home" / "registry")
-
-
 def test_settings_of_the_run_file_are_checked_before_anything_is_done(directory: RunDirectory) -> None:
     from strategies.errors import SettingsError
 
     with pytest.raises(SettingsError, match="tolerance"):
         parse(RUN | {"publish": {"tolerance": 2}})
     assert PublishSettings().variants == ()
+
+
+def test_a_simulation_is_not_said_to_be_a_federation(directory: RunDirectory, tmp_path: Path) -> None:
+    bundle = verify(Path(publish(directory, tmp_path / "registry")["bundle"]), trusted())
+    card = bundle.read("card.md").decode()
+    assert "one process held" in card
+    assert "kept their records to themselves" not in card
+    assert "simulation" in bundle.privacy["trust_model"]
+
+
+def test_evidence_that_is_named_must_be_there(directory: RunDirectory, tmp_path: Path) -> None:
+    settings = wanted(directory).publish
+    with pytest.raises(PublishError, match="a simulation has no ledgers"):
+        publish_run(directory, settings, key=signer(), registry=str(tmp_path / "r"), evidence=tmp_path)
+    directory.update(engine="federation")
+    with pytest.raises(PublishError, match="no such folder"):
+        publish_run(directory, settings, key=signer(), registry=str(tmp_path / "r"), evidence=tmp_path / "no")
+
+
+def test_verify_looks_at_the_registry_and_not_at_what_was_fetched(
+    directory: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    publish(directory, tmp_path / "registry")
+    arguments = ["models", "verify", "toy/1", "--registry", tmp_path / "registry", "--json"]
+    assert command(monkeypatch, capfd, arguments)[0] == 0
+    assert command(monkeypatch, capfd, [*arguments[:1], "show", *arguments[2:]])[0] == 0  # it is fetched and kept
+    (stored,) = (tmp_path / "registry" / "artifacts").rglob("float32.onnx")
+    data = bytearray(stored.read_bytes())
+    data[-1] ^= 1
+    stored.write_bytes(bytes(data))
+    code, out, _ = command(monkeypatch, capfd, arguments)
+    assert code == 1
+    assert "float32.onnx" in json.loads(out)["problem"]

@@ -39,7 +39,7 @@ from server.publishing.gates import evaluation_gate
 from server.publishing.public_data import public_data
 from server.publishing.publish import _aliases, publish_run
 from server.publishing.registry import Registry
-from server.publishing.registry_place import place
+from server.publishing.registry_place import Place, place
 from server.publishing.signing import Signer
 from server.runs import RunDirectory
 from strategies.errors import SettingsError
@@ -180,6 +180,8 @@ def test_a_bundle_that_no_registry_took_is_not_left_behind(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full:
+        place = Place(url="there", shown="there", database=None, artifacts=None)
+
         def ready(self) -> None:
             """It is there."""
 

@@ -48,6 +48,10 @@ TRUST = (
     "is listed in the audit of its ledger."
 )
 
+SIMULATED = (
+    "A simulation: one process held every department's records, clipped and noised for them, and kept no ledger."
+)
+
 Watch = Callable[[str], None]
 
 _OF_A_RUN = {"settings": dict, "engine": str, "status": str, "spec_digest": str}
@@ -117,16 +121,21 @@ def make(
     if manifest["spec_digest"] != document["spec_digest"]:
         raise PublishError(f"{directory.model_directory}: is the model of another run; restore this run's own")
     name = wanted.name or str(manifest["name"])
-    watch("verifying the ledgers")
+    simulated = document["engine"] == "simulation"
+    if evidence is not None and simulated:
+        raise PublishError(f"--evidence {evidence}: a simulation has no ledgers; leave it out")
+    if evidence is not None and not evidence.is_dir():
+        raise PublishError(f'--evidence {evidence}: no such folder; name what "confide audit bundle" made')
+    watch("judging the run" if simulated else "verifying the ledgers")
     gates = run_gates(directory, manifest, evidence=evidence, governance=governance, without_privacy=without_privacy)
     if not all(gate.passed for gate in gates):
         return Draft(name=name, gates=gates, compressed=None, bundle=None, digest=None)
-    simulated = document["engine"] == "simulation"
     data = public_data(run.data, task.signature, simulated=simulated, calibration=calibration)
     folder = directory.path / BUNDLES
     draft = folder / f".{secrets.token_hex(8)}.tmp"
     try:
         draft.mkdir(parents=True)
+        watch("compressing, and measuring every variant")
         compressed = compress(
             model,
             name=run.model.name,
@@ -208,7 +217,7 @@ class Parts:
         created = now()
         document = self._document(task, manifest, compressed.kept, created)
         label = manifest["privacy"]
-        privacy = label | {"trust_model": "none" if label.get("mode", "off") == "off" else TRUST}
+        privacy = label | {"trust_model": self._trust(label)}
         evaluation = {
             "metric": document["variants"][0]["metric"],
             "records": 0 if data.evaluation is None else len(data.evaluation.inputs),
@@ -244,6 +253,12 @@ class Parts:
                 raise PublishError(f"{file}: a field is not plain JSON ({error}); correct the run's texts") from None
             write_atomic(folder / file, encoded)
         write_atomic(folder / "card.md", text.encode())
+
+    def _trust(self, label: Mapping[str, Any]) -> str:
+        """Whom the departments had to trust."""
+        if label.get("mode", "off") == "off":
+            return "none"
+        return SIMULATED if self.directory.document()["engine"] == "simulation" else TRUST
 
     def _document(
         self, task: Task, manifest: Mapping[str, Any], kept: tuple[Measured, ...], created: str

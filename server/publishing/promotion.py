@@ -129,9 +129,16 @@ def _gates(candidate: Bundle) -> Check:
     return Check(name="gates", passed=True, detail=f"{len(given)} of {len(given)} passed")
 
 
+def _simulated(bundle: Bundle) -> bool:
+    """Whether one process held all departments' records."""
+    return bundle.lineage.get("engine") == "simulation"
+
+
 def _privacy(candidate: Bundle, champion: Bundle | None) -> Check:
     """A model without differential privacy takes no place of one with it."""
     mode = candidate.privacy.get("mode")
+    if champion is not None and (_simulated(candidate) and not _simulated(champion)):
+        return Check(name="privacy", passed=False, detail="a simulation, and the present version is a federation's")
     if isinstance(mode, str) and mode not in ("", "off"):
         return Check(name="privacy", passed=True, detail=f"mode {mode[:40]}")
     if champion is not None and champion.privacy.get("mode") == "off":
