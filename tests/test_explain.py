@@ -20,8 +20,6 @@ from models.inputs.requests import Requests
 from models.public import PublicRecords
 from models.task import Task, task_for
 
-pytest.importorskip("captum", reason="captum is not installed")
-
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from request_cases import IMAGE, JSON, SEQUENCE, TABLE, TEXT, body, requests_of
 
 from models import zoo
@@ -17,10 +18,6 @@ from models.explain.explanation import Explanation
 from models.explain.run import explain, write
 from models.inputs.requests import Requests
 from models.task import task_for
-
-pytest.importorskip("captum", reason="captum is not installed")
-Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
-pytest.importorskip("matplotlib", reason="Matplotlib is not installed")
 
 
 def explained(reader: Requests, name: str, content: bytes, **changes: object) -> Explanation:

@@ -13,6 +13,7 @@ def test_which_registry_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CONFIDE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     assert usual(None, None) == Where(registry=str(tmp_path / "home" / "registry"), artifacts=None)
+    assert list((tmp_path / "home").iterdir()) == []  # looking makes nothing
     remember(Where(registry="models", artifacts=None))
     assert usual(None, None).registry == str(tmp_path / "models")
     remember(Where(registry="postgresql://me:secret@db/models", artifacts="s3://models"))

@@ -28,7 +28,7 @@ from models.files import read_bounded, write_atomic
 from server.errors import PublishError
 from server.federation import here
 from strategies.fingerprint import governance_fingerprint
-from strategies.home import room
+from strategies.home import home, room
 
 PRIVATE, PUBLIC = "publisher.key", "publisher.pub"
 _MOST_BYTES = 1 << 16
@@ -83,7 +83,7 @@ def trusted(given: Sequence[str] = ()) -> list[bytes]:
     if not keys:
         if (governance := here()) is not None:
             keys.append(governance.public_key())
-        if (own := room("publisher") / PUBLIC).exists():
+        if (own := home() / "publisher" / PUBLIC).exists():
             keys.append(_public(str(own)))
     if not keys:
         raise PublishError(

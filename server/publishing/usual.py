@@ -12,7 +12,7 @@ from pathlib import Path
 
 from models.files import write_atomic
 from strategies.errors import SettingsError
-from strategies.home import room
+from strategies.home import home, room
 from strategies.jsonfile import read_object
 
 FILE = "registry.json"
@@ -46,8 +46,8 @@ def remember(where: Where) -> None:
 
 def _remembered() -> Where:
     """The registry last published to; a file that says nothing of use counts as none."""
-    own = Where(registry=str(room("registry")), artifacts=None)
-    file = room("publisher") / FILE
+    own = Where(registry=str(home() / "registry"), artifacts=None)  # looking makes nothing
+    file = home() / "publisher" / FILE
     if not file.exists():
         return own
     try:
