@@ -195,6 +195,24 @@ def test_a_bundle_that_no_registry_took_is_not_left_behind(
     assert list((directory.path / draft.BUNDLES).iterdir()) == []
 
 
+def test_a_version_that_got_no_alias_is_named(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful:
+        place = Place(url="there", shown="there", database=None, artifacts=None)
+
+        def ready(self) -> None:
+            """It is there."""
+
+        def publish(self, *_: Any, **__: Any) -> int:
+            return 7
+
+        def set_alias(self, *_: Any) -> None:
+            raise RegistryError("gone")
+
+    monkeypatch.setattr(Registry, "at", lambda *_, **__: Forgetful())
+    with pytest.raises(PublishError, match=r"ward/7: is registered.*gone.*confide models promote ward/7"):
+        publish_run(directory, PublishSettings(), key=SIGNER, registry="there", without_privacy=True)
+
+
 # --- Gates that nothing should pass vacuously ----------------------------------------------------------------
 
 

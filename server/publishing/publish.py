@@ -8,7 +8,8 @@ from typing import Any
 
 from models.bundle import verify
 from models.compress.measure import Measured
-from server.errors import PublishError
+from models.errors import BundleError
+from server.errors import PublishError, RegistryError
 from server.publishing.draft import Draft, Watch, make
 from server.publishing.promotion import CHAMPION, promote
 from server.publishing.registry import Registry
@@ -70,7 +71,13 @@ def publish_run(
         except BaseException:
             shutil.rmtree(draft.bundle, ignore_errors=True)  # a publication is made whole, or leaves nothing
             raise
-        result["aliases"], result["not_promoted"] = _aliases(store, draft.name, result["version"], settings)
+        try:
+            result["aliases"], result["not_promoted"] = _aliases(store, draft.name, result["version"], settings)
+        except (BundleError, RegistryError) as error:
+            made = f"{draft.name}/{result['version']}"
+            raise PublishError(
+                f'{made}: is registered, but has no alias ({error}); "confide models promote {made}" gives it one'
+            ) from None
     return result, draft
 
 
